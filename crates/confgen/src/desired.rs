@@ -7,10 +7,12 @@ mod claims;
 pub(crate) mod domain_allowlist;
 mod explain;
 pub(crate) mod fingerprint;
+mod good_records;
 mod good_values;
 mod invariants;
 mod last_known_good;
 pub(crate) mod names;
+pub(crate) mod pairs;
 mod passthrough;
 mod previews;
 mod quarantine;
@@ -90,8 +92,8 @@ pub struct HeldNames {
 /// its parts.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredState {
-    policy: Policy,
-    services: BTreeMap<ServiceId, ServiceState>,
+    policy: Arc<Policy>,
+    services: Arc<BTreeMap<ServiceId, ServiceState>>,
     claims: Arc<Claims>,
     /// Good values from before this process, for services that were not read yet.
     last_known_good: Arc<LastKnownGood>,
@@ -143,7 +145,7 @@ impl DesiredState {
 
     /// Replaces the policy. The next update must be of [`Changed::All`].
     pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
+        self.policy = Arc::new(policy);
     }
 
     /// Reads the changed services and decides again whatever that may affect. Returns the services with a changed desired form.
@@ -223,7 +225,7 @@ impl DesiredState {
             self.removed_services.iter().filter(|id| !self.retained.contains_key(*id)).cloned().collect();
         for id in &dropped {
             self.removed_services.remove(id);
-            self.services.remove(id);
+            Arc::make_mut(&mut self.services).remove(id);
         }
         dropped
     }
@@ -231,7 +233,7 @@ impl DesiredState {
     /// A copy with these services only, to have HAProxy judge a file with them.
     pub fn restrict_to(&self, services: &[ServiceId]) -> Self {
         let mut some = self.clone();
-        some.services.retain(|id, _| services.contains(id));
+        Arc::make_mut(&mut some.services).retain(|id, _| services.contains(id));
         some
     }
 

@@ -13,6 +13,7 @@ use discovery::{Color, Kind, ServiceId, Tls, UpstreamId};
 use haproxy::runtime::Streams;
 
 use crate::desired::names::preview_prefix;
+use crate::desired::pairs::{is_same, pair_by_key};
 use crate::desired::{DesiredService, DesiredState, ServerState};
 use crate::operator_files::filled::OtherBackends;
 use crate::render::KEEP_ALIVE;
@@ -201,19 +202,10 @@ fn desired_states(wanted: Option<&Arc<DesiredService>>) -> States<'_> {
     states
 }
 
-/// The services that differ, or that only one of both states has. Both are sorted, so that one walk is enough.
+/// The services that differ, or that only one of both states has.
 fn changed_services<'a>(before: &'a DesiredState, after: &'a DesiredState) -> Vec<&'a ServiceId> {
-    let (mut before, mut after) = (before.services().peekable(), after.services().peekable());
-    let mut changed = Vec::new();
-    loop {
-        let (old, new) = (before.peek().copied(), after.peek().copied());
-        let Some(first) = old.iter().chain(&new).map(|(id, _)| *id).min() else { return changed };
-        let old = old.filter(|(id, _)| *id == first).and_then(|_| before.next());
-        let new = new.filter(|(id, _)| *id == first).and_then(|_| after.next());
-        if !matches!((old, new), (Some((_, old)), Some((_, new))) if Arc::ptr_eq(old, new)) {
-            changed.push(first);
-        }
-    }
+    let pairs = pair_by_key(before.services(), after.services());
+    pairs.filter(|(_, old, new)| !is_same(*old, *new)).map(|(id, _, _)| id).collect()
 }
 
 /// The sessions of an upstream in all sections for previews.

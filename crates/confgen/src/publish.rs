@@ -19,7 +19,8 @@ use crate::local_files::LocalFiles;
 use crate::operator_files::edit_windows::EditWindow;
 use crate::operator_files::filled::PendingEdit;
 use crate::operator_files::validate::Rejection;
-use crate::render::restart_needed::ConfigFingerprint;
+use crate::render::restart_needed::Generation;
+use crate::render::service_texts::ServiceTexts;
 use crate::render::view::{Site, View};
 use crate::render::{Rendered, render_config};
 use crate::state_dir::{SavedState, StagedFile, StateDir, exchange_file, stage_file};
@@ -91,7 +92,10 @@ pub struct Publication {
     pub(crate) site: Site,
     pub(crate) local_files: Arc<LocalFiles>,
     pub(crate) desired: DesiredState,
-    pub(crate) fingerprint: ConfigFingerprint,
+    /// Of `desired` and the local files.
+    pub(crate) generation: Arc<Generation>,
+    /// The services' texts as they were rendered last.
+    pub(crate) texts: Arc<Mutex<ServiceTexts>>,
     /// The running HAProxy passes TLS through.
     pub(crate) passed_through: bool,
     /// The shapes that stay in the file although no backend has them, by name.
@@ -117,9 +121,12 @@ pub struct Publication {
 
 impl Publication {
     pub fn render_config(&self) -> anyhow::Result<Rendered> {
-        let view = View::new(&self.desired, &self.site, &self.local_files.operator_files.config)
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.update(&self.desired, &self.site).context("render haproxy.cfg")?;
+        let operator_files = &self.local_files.operator_files.config;
+        let view = View::with_maps(&self.desired, &self.site, operator_files, Arc::clone(texts.maps()))
             .with_previous_passthrough(self.passed_through);
-        render_config(&view, &self.fingerprint, &self.kept_shapes, &self.options.state_dir)
+        render_config(&view, &texts, &self.generation, &self.kept_shapes, &self.options.state_dir)
             .context("render haproxy.cfg")
     }
 
@@ -169,7 +176,7 @@ impl Publication {
 
     /// True if haproxy.cfg has this content. Then its maps are written again, since an operator may have deleted them.
     fn is_on_disk(&self, rendered: &Rendered) -> anyhow::Result<bool> {
-        let same = self.state_dir.read_cfg()?.as_deref() == Some(&rendered.cfg);
+        let same = self.state_dir.is_cfg(&rendered.cfg)?;
         if same {
             self.state_dir.write_maps(rendered)?;
         }

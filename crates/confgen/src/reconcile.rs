@@ -23,7 +23,7 @@ use discovery::ServiceId;
 use crate::desired::upstream_bound::{self, SpareRoom, UpstreamBound};
 use crate::desired::{DesiredState, Policy};
 use crate::publish::{Publication, PublishOutcome};
-use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
+use crate::render::restart_needed::{ConfigFingerprint, Generation, RestartReason};
 use crate::render::view::View;
 pub use crate::runtime::DriftCheck;
 use crate::runtime::HaproxyControl;
@@ -42,7 +42,9 @@ pub struct Reconciler {
     files: Files,
     desired: DesiredState,
     /// The fingerprints of the needed generation.
-    fingerprints: ConfigFingerprint,
+    fingerprints: Arc<ConfigFingerprint>,
+    /// The generation of the last publication.
+    generation: Arc<Generation>,
     spare_room: SpareRoom,
     haproxy: HaproxyControl,
     retained: Retention,
@@ -117,12 +119,18 @@ impl Reconciler {
         if whole {
             let view = View::new(&self.desired, &self.files.site, &operator_files.config);
             // A view has no filled files. Their fingerprints are computed below.
-            let fills = std::mem::take(&mut self.fingerprints.fills);
+            let fills = self.fingerprints.fills.clone();
             let fingerprints = ConfigFingerprint::from_view(&view, &operator_files.fingerprints);
-            self.fingerprints = ConfigFingerprint { fills, ..fingerprints.context("render haproxy.cfg")? };
+            let fingerprints = ConfigFingerprint { fills, ..fingerprints.context("render haproxy.cfg")? };
+            if *self.fingerprints != fingerprints {
+                self.fingerprints = Arc::new(fingerprints);
+            }
         }
         if whole || operator_files.filled.mentions_any(touched.iter()) {
-            self.fingerprints.fills = operator_files.filled.fingerprint_blocks(&self.desired);
+            let fills = operator_files.filled.fingerprint_blocks(&self.desired);
+            if self.fingerprints.fills != fills {
+                Arc::make_mut(&mut self.fingerprints).fills = fills;
+            }
         }
         Ok(())
     }
@@ -265,9 +273,9 @@ impl Reconciler {
         let (mut touched, whole) = match outcome {
             // HAProxy may still fail to start with the file. The services count as accepted once HAProxy runs it.
             PublishOutcome::Unchanged | PublishOutcome::Written => {
-                let generation = publication.fingerprint.generation_id();
-                self.remove_old_generations(&generation);
-                self.files.accepted = Some((generation, publication.desired.clone()));
+                let generation = &publication.generation.id;
+                self.remove_old_generations(generation);
+                self.files.accepted = Some((generation.clone(), publication.desired.clone()));
                 self.status.reconcile.published = publication.store_revision.revision;
                 let operator_files = &mut Arc::make_mut(&mut self.files.local).operator_files;
                 operator_files.filled.mark_written(&publication.pending_edits());
@@ -306,13 +314,17 @@ impl Reconciler {
     }
 
     /// Everything that a publish needs. It runs beside other actions, so it has copies.
-    pub fn publication(&self) -> Publication {
+    pub fn publication(&mut self) -> Publication {
         let now = Instant::now();
+        if !Arc::ptr_eq(&self.generation.fingerprint, &self.fingerprints) {
+            self.generation = Arc::new(Generation::new(Arc::clone(&self.fingerprints)));
+        }
         Publication {
             site: self.files.site.clone(),
             local_files: Arc::clone(&self.files.local),
             desired: self.desired.clone(),
-            fingerprint: self.fingerprints.clone(),
+            generation: Arc::clone(&self.generation),
+            texts: Arc::clone(&self.files.texts),
             passed_through: self.haproxy.passes_through(),
             kept_shapes: self.haproxy.running_shapes(&self.fingerprints),
             store_revision: self.status.store_revision,

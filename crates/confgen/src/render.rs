@@ -6,10 +6,12 @@ mod invariants;
 pub(crate) mod restart_needed;
 pub(crate) mod section;
 pub(crate) mod server_options;
+pub(crate) mod service_texts;
 pub(crate) mod shape;
 pub(crate) mod stats_hash;
 pub(crate) mod view;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,21 +22,21 @@ use askama::Template;
 use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::HttpErrorLine;
 use crate::render::invariants::check_invariants;
-use crate::render::restart_needed::ConfigFingerprint;
-use crate::render::shape::list_shapes;
-use crate::render::view::{Maps, Section, Site, Stub, View};
+use crate::render::restart_needed::{ConfigFingerprint, Generation};
+use crate::render::service_texts::ServiceTexts;
+use crate::render::view::{Maps, Site, Stub, View};
 
 /// One generation: the files of a haproxy.cfg.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
-    /// 16 hexadecimal digits: the value of `CONFGEN_GEN` in the file, and the name of the maps' folder in the state directory.
+    /// See [`Generation::id`].
     pub generation_id: String,
     /// The content of haproxy.cfg, with a line feed at its end.
     pub cfg: String,
-    pub maps: Maps,
+    pub maps: Arc<Maps>,
     pub pages: Arc<ErrorPages>,
     /// The fingerprint of the parts that only a restart changes.
-    pub fingerprint: ConfigFingerprint,
+    pub fingerprint: Arc<ConfigFingerprint>,
 }
 
 #[derive(Template)]
@@ -54,9 +56,9 @@ struct Sections<'a> {
     http_shapes: &'a [String],
     /// The shapes of backends that pass TLS through.
     tcp_shapes: &'a [String],
-    http: &'a [Section<'a>],
-    passthrough: &'a [Section<'a>],
-    tcp: &'a [Section<'a>],
+    http: &'a [Cow<'a, str>],
+    passthrough: &'a [Cow<'a, str>],
+    tcp: &'a [Cow<'a, str>],
     /// Stubs are no part of the common part: a HAProxy that lacks one also lacks the operator's line that names it.
     stubs: &'a [Stub],
     /// The inner socket stays bound for the process before. No part of the common part, so this alone needs no restart.
@@ -85,33 +87,36 @@ impl HaproxyCfg<'_> {
     }
 }
 
-/// Renders a generation. `state_dir` has the folders of the maps. `kept_shapes` are shapes that stay although no backend has them.
+/// Renders a generation. `texts` and the view have the same services. `state_dir` has the folders of the maps. `kept_shapes` are
+/// shapes that stay although no backend has them.
 pub fn render_config(
     view: &View,
-    fingerprint: &ConfigFingerprint,
+    texts: &ServiceTexts,
+    generation: &Generation,
     kept_shapes: &BTreeMap<String, String>,
     state_dir: &Path,
 ) -> Result<Rendered, askama::Error> {
-    let generation_id = fingerprint.generation_id();
-    let maps = state_dir.join(&generation_id).display().to_string();
+    let Generation { id, fingerprint } = generation;
+    let maps = state_dir.join(id).display().to_string();
     check_invariants(view);
-    let View { http, passthrough, tcp, stubs, lingers, .. } = view;
     let mut shapes = kept_shapes.clone();
-    shapes.extend(list_shapes(http.iter().chain(passthrough), view.site)?);
-    let texts = |base: &str| -> Vec<String> {
+    shapes.extend(texts.shapes().clone());
+    let of_base = |base: &str| -> Vec<String> {
         let of_base = shapes.iter().filter(|(name, _)| name.starts_with(base));
         of_base.map(|(_, text)| text.replace(shape::MAPS, &maps)).collect()
     };
-    let (http_shapes, tcp_shapes) = (&texts(shape::HTTP)[..], &texts(shape::TCP)[..]);
+    let (http_shapes, tcp_shapes) = (&of_base(shape::HTTP)[..], &of_base(shape::TCP)[..]);
+    let [http, passthrough, tcp] = &texts.list_sections(&maps);
+    let View { stubs, lingers, .. } = view;
     let sections = Sections { http_shapes, tcp_shapes, http, passthrough, tcp, stubs, lingers: *lingers };
-    let cfg = render_file(view, sections, &maps, &generation_id)?;
-    Ok(Rendered {
-        generation_id,
-        cfg,
-        maps: view.maps.clone(),
-        pages: Arc::clone(&view.site.pages),
-        fingerprint: ConfigFingerprint { shapes, ..fingerprint.clone() },
-    })
+    let cfg = render_file(view, sections, &maps, id)?;
+    let fingerprint = if fingerprint.shapes == shapes {
+        Arc::clone(fingerprint)
+    } else {
+        Arc::new(ConfigFingerprint { shapes, ..ConfigFingerprint::clone(fingerprint) })
+    };
+    let (maps, pages) = (Arc::clone(&view.maps), Arc::clone(&view.site.pages));
+    Ok(Rendered { generation_id: id.clone(), cfg, maps, pages, fingerprint })
 }
 
 /// The common part: the file without services and without the generation's id.

@@ -116,6 +116,14 @@ impl StateDir {
         }
     }
 
+    /// True if haproxy.cfg has this content.
+    pub fn is_cfg(&self, content: &str) -> Result<bool, Error> {
+        match regular_file::has_content(&self.cfg, content.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("read", &self.cfg)(error)),
+            found => Ok(found.is_ok_and(|same| same)),
+        }
+    }
+
     /// Writes the maps into the generation's folder, and haproxy.cfg beside its place.
     pub fn stage_config(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
         // `haproxy -c` reads the maps that the staged file names.
@@ -128,7 +136,7 @@ impl StateDir {
     pub fn write_maps(&self, rendered: &Rendered) -> Result<(), Error> {
         let maps = self.state_dir.join(&rendered.generation_id);
         fs::create_dir_all(&maps).map_err(io_error("create", &maps))?;
-        let Maps { hosts, paths, urls, passthrough, checks } = &rendered.maps;
+        let Maps { hosts, paths, urls, passthrough, checks } = &*rendered.maps;
         let maps_by_name =
             [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough), ("checks", checks)];
         for (name, content) in maps_by_name {
@@ -138,8 +146,8 @@ impl StateDir {
             replace_file(&maps.join(name), content, NEW_MODE)?;
         }
         let fingerprint = maps.join(FINGERPRINT);
-        let json =
-            serde_json::to_vec(&rendered.fingerprint).map_err(|error| io_error("write", &fingerprint)(error.into()))?;
+        let json = serde_json::to_vec(&*rendered.fingerprint)
+            .map_err(|error| io_error("write", &fingerprint)(error.into()))?;
         replace_file(&fingerprint, &json, NEW_MODE)
     }
 

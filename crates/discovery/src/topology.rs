@@ -81,11 +81,21 @@ impl Topology {
             entries.sort_by_cached_key(|entry| (!last.keeps_key(&entry.key), entry.create_revision));
         }
         for entry in entries {
-            let entry = entry.clone().with_bounded_value();
+            let entry = entry.bound_value();
             topology.set_key(&entry.key, Some((&entry, Arrival::New)));
         }
+        topology.share_unchanged(last);
         topology.check_invariants();
         topology
+    }
+
+    /// Takes each unchanged service's `Arc` from `last`.
+    fn share_unchanged(&mut self, last: &Self) {
+        for (id, service) in &mut self.services {
+            if let Some(known) = last.services.get(id).filter(|known| *known == service) {
+                *service = Arc::clone(known);
+            }
+        }
     }
 
     /// The same topology with limits for the keys that are still to come.

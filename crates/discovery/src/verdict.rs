@@ -76,7 +76,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes that have a name here, in their order.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::NoBalancer,
         Self::BalancerUnreadable,
         Self::OtherStore,

@@ -67,7 +67,7 @@ pub(crate) fn receive_until(
         stream.set_timeouts(time_left(deadline)?)?;
         match stream.read(&mut chunk) {
             Ok(0) => return Ok(answer),
-            Ok(read) => answer.extend(chunk.iter().take(read)),
+            Ok(read) => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -29,6 +29,32 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     if is_handed_over(path)? {
         return read_at_most(File::open(path)?, longest);
     }
+    read_at_most(open(path, longest)?, longest)
+}
+
+/// True if a regular file has just this content. It reads the file piece by piece, up to the first difference.
+///
+/// # Errors
+/// As [`read`], except that a longer file has other content.
+pub fn has_content(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let mut file = open(path, u64::MAX)?;
+    let (mut left, mut piece) = (content, [0; 16 * 1024]);
+    loop {
+        let length = match file.read(&mut piece) {
+            Ok(0) => return Ok(left.is_empty()),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        match piece.get(..length).and_then(|piece| left.strip_prefix(piece)) {
+            Some(rest) => left = rest,
+            None => return Ok(false),
+        }
+    }
+}
+
+/// Opens a regular file of at most `longest` bytes.
+fn open(path: &Path, longest: u64) -> io::Result<File> {
     // Opening has an effect on some devices: a watchdog starts, a tape winds back. So the kind is asked for first.
     check_kind_and_length(&fs::metadata(path)?, longest)?;
     // The file may be replaced in between. `O_NONBLOCK` opens a FIFO without waiting for its writer, and has no effect
@@ -36,7 +62,7 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     check_kind_and_length(&file.metadata()?, longest)?;
-    read_at_most(file, longest)
+    Ok(file)
 }
 
 /// Reads the text of a regular file of at most `longest` bytes.
@@ -113,6 +139,20 @@ mod tests {
         assert_eq!(read_text(&file, 10).unwrap_err().to_string(), "it is not UTF-8 text");
         fs::write(&file, "").unwrap();
         assert_eq!(read_text(&file, 10).unwrap(), "");
+    }
+
+    #[test]
+    fn a_file_has_its_content_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, long) = (dir.path().join("file"), "0123456789".repeat(4_000));
+        fs::write(&file, &long).unwrap();
+        assert!(has_content(&file, long.as_bytes()).unwrap());
+        let others =
+            [String::new(), long.clone() + "0", long.split_at(39_999).0.to_owned(), long.replacen('0', "1", 1)];
+        assert!(others.iter().all(|other| !has_content(&file, other.as_bytes()).unwrap()));
+        fs::write(&file, "").unwrap();
+        assert!(has_content(&file, b"").unwrap() && !has_content(&file, b"0").unwrap());
+        assert!(has_content(dir.path(), b"").is_err(), "a directory");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::Args;
 use super::parse_line_path;
 
 /// The options about HAProxy's own rights.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "HAProxy's rights")]
 pub struct Rights {
     /// Run HAProxy as this user once it listens. Use off if HAProxy isn't started as root, or keeps its rights. The operator's

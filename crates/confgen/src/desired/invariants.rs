@@ -122,7 +122,7 @@ mod tests {
     /// The violation after a change of the shop's desired form.
     fn violation_of_form(break_form: impl FnOnce(&mut DesiredService)) -> String {
         violation(|state| {
-            let shop = state.services.get_mut(&shop()).unwrap();
+            let shop = Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap();
             break_form(Arc::make_mut(shop.desired.as_mut().unwrap()));
         })
     }
@@ -150,7 +150,8 @@ mod tests {
         for (from, words) in [(blog, "http-shop serves blog.test/"), (mail, "http-shop binds *:25")] {
             let mut state = state.clone();
             let taken = state.service(from).unwrap().clone();
-            let form = Arc::make_mut(state.services.get_mut(&shop()).unwrap().desired.as_mut().unwrap());
+            let form =
+                Arc::make_mut(Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap().desired.as_mut().unwrap());
             form.routes.extend(taken.routes.iter().cloned());
             form.binds.extend(taken.binds.iter().copied());
             assert_eq!(state.check_invariants([&shop()]), Err(format!("{words}, which another service owns")));
@@ -164,7 +165,7 @@ mod tests {
         let both = violation_of_form(|form| form.servers[0].is_unproven = true);
         assert_eq!(both, "http-shop/a has a record, but is served as retained");
         let withheld = violation(|state| {
-            let shop = state.services.get_mut(&shop()).unwrap();
+            let shop = Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap();
             Arc::make_mut(&mut shop.input).upstreams_withheld = true;
         });
         assert_eq!(withheld, "http-shop has servers, but one of its gates has no good value");
@@ -181,12 +182,13 @@ mod tests {
         assert_eq!(removed, "http-shop is not listed as removed exactly if it has no key");
         let dropped = violation(|state| {
             state.removed_services.insert(shop());
-            state.services.remove(&shop());
+            Arc::make_mut(&mut state.services).remove(&shop());
         });
         assert_eq!(dropped, "http-shop is both removed and dropped");
         let empty = violation(|state| _ = state.retained.insert(shop(), BTreeMap::new()));
         assert_eq!(empty, "http-shop is listed as retained without an upstream");
-        let rejected = violation(|state| state.services.get_mut(&shop()).unwrap().servers_rejected = true);
+        let rejected =
+            violation(|state| Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap().servers_rejected = true);
         assert_eq!(rejected, "the servers of http-shop are rejected without a reason");
     }
 

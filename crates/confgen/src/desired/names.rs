@@ -6,7 +6,11 @@ use discovery::{Color, Kind, ServiceId};
 pub fn parse_section(section: &str) -> Option<ServiceId> {
     let section = section.split_once(PREVIEW).map_or(section, |(own, _)| own);
     let (kind, name) = section.split_once('-')?;
-    let kind = [Kind::Http, Kind::Tcp].into_iter().find(|known| known.to_string() == kind)?;
+    let kind = match kind {
+        "http" => Kind::Http,
+        "tcp" => Kind::Tcp,
+        _ => return None,
+    };
     Some(ServiceId { kind, name: name.parse().ok()? })
 }
 

@@ -59,7 +59,7 @@ impl ServiceInput {
 
     /// The colors of the service's upstreams, and those that `active` names.
     fn known_colors(&self) -> BTreeSet<Color> {
-        let announced = self.upstreams.values().filter_map(|upstream| upstream.color.as_ref());
+        let announced = self.upstreams.iter().filter_map(|(_, upstream)| upstream.color.as_ref());
         let active = self.settings.active.iter().flat_map(|active| active.iter().map(|(color, _)| color));
         announced.chain(active).cloned().collect()
     }

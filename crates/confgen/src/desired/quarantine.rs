@@ -18,7 +18,7 @@ impl DesiredState {
             add_reason(&mut quarantine, key, reason);
         }
         self.add_left_out_keys(&mut quarantine);
-        for (id, state) in &self.services {
+        for (id, state) in self.services.iter() {
             for (key, reason) in &state.input.refusals {
                 add_reason(&mut quarantine, key, reason);
             }

@@ -72,6 +72,6 @@ impl DesiredState {
 
 impl ServiceState {
     fn has_record(&self, id: &UpstreamId) -> bool {
-        self.input.upstreams.contains_key(id) || self.input.without_room.contains(id)
+        self.input.upstreams.contains(id) || self.input.without_room.contains(id)
     }
 }

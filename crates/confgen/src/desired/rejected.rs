@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use discovery::ServiceId;
 
-use super::DesiredState;
+use super::pairs::{is_same, pair_by_key};
+use super::{DesiredService, DesiredState};
 
 impl DesiredState {
     /// Rejects services, each with HAProxy's reason. A rejected service goes back to the form that HAProxy accepted last, or out,
@@ -13,7 +14,8 @@ impl DesiredState {
     /// that HAProxy judged: services with newer keys are left alone. Returns the services with a changed desired form.
     pub fn reject_services(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
         for (id, reason) in culprits {
-            let (Some(now), Some(then)) = (self.services.get_mut(id), judged.services.get(id)) else { continue };
+            let now = Arc::make_mut(&mut self.services).get_mut(id);
+            let (Some(now), Some(then)) = (now, judged.services.get(id)) else { continue };
             // The same `Arc` means the same keys. A service that was written meanwhile is judged anew.
             if Arc::ptr_eq(&now.source, &then.source) {
                 // A second rejection is about the last accepted form with the servers of now.
@@ -28,24 +30,38 @@ impl DesiredState {
 
     /// Clears all rejections, because a local file changed and HAProxy may accept the services now.
     pub fn clear_rejections(&mut self) {
-        self.services.values_mut().for_each(|it| (it.rejection, it.servers_rejected) = (None, false));
+        if self.services.values().any(|it| it.rejection.is_some() || it.servers_rejected) {
+            let services = Arc::make_mut(&mut self.services).values_mut();
+            services.for_each(|it| (it.rejection, it.servers_rejected) = (None, false));
+        }
     }
 
     /// Notes that HAProxy runs these services in their desired form, and so accepted a file with them.
     pub fn mark_running<'a>(&mut self, services: impl Iterator<Item = &'a ServiceId>) {
         for id in services {
-            if let Some(it) = self.services.get_mut(id) {
-                it.last_accepted.clone_from(&it.desired);
-            }
+            let form = self.services.get(id).and_then(|it| it.desired.clone());
+            self.set_accepted(id, form);
         }
     }
 
     /// Notes that HAProxy accepted a file with all services of this state.
     pub fn mark_accepted(&mut self, file: &Self) {
-        for (id, then) in &file.services {
-            if let Some(now) = self.services.get_mut(id) {
-                now.last_accepted.clone_from(&then.desired);
-            }
+        let pairs = pair_by_key(&*file.services, &*self.services);
+        let forms: Vec<(ServiceId, Option<Arc<DesiredService>>)> = pairs
+            .filter_map(|(id, then, now)| Some((id, &then?.desired, &now?.last_accepted)))
+            .filter(|(_, form, last)| !is_same(form.as_ref(), last.as_ref()))
+            .map(|(id, form, _)| (id.clone(), form.clone()))
+            .collect();
+        for (id, form) in forms {
+            self.set_accepted(&id, form);
+        }
+    }
+
+    fn set_accepted(&mut self, id: &ServiceId, form: Option<Arc<DesiredService>>) {
+        // Only a difference copies the services, which other states share.
+        let is_new = self.services.get(id).is_some_and(|it| !is_same(it.last_accepted.as_ref(), form.as_ref()));
+        if is_new && let Some(it) = Arc::make_mut(&mut self.services).get_mut(id) {
+            it.last_accepted = form;
         }
     }
 

@@ -33,7 +33,7 @@ impl DesiredState {
                 self.removed_services.insert(id.clone());
                 &without_keys
             }
-            _ => return self.services.remove(id).is_some(),
+            _ => return self.services.contains_key(id) && Arc::make_mut(&mut self.services).remove(id).is_some(),
         };
         let before = self.services.get(id);
         if !anew && before.is_some_and(|before| Arc::ptr_eq(&before.source, source)) {
@@ -54,7 +54,7 @@ impl DesiredState {
             same.map(|it| (it.rejection.clone(), it.servers_rejected)).unwrap_or_default();
         let source = Arc::clone(source);
         let state = ServiceState { source, input, desired, rejection, servers_rejected, last_accepted };
-        self.services.insert(id.clone(), state);
+        Arc::make_mut(&mut self.services).insert(id.clone(), state);
         is_renamed
     }
 
@@ -71,7 +71,7 @@ impl DesiredState {
 
     /// Decides the desired form of one service. Returns true if it changed, or if the service is gone.
     pub(super) fn resolve_service(&mut self, id: &ServiceId) -> bool {
-        let Some(state) = self.services.get_mut(id) else { return true };
+        let Some(state) = self.services.get(id) else { return true };
         let retained = self.retained.get(id);
         let desired = if state.rejection.is_some() {
             build_accepted_form(id, state, &self.claims, retained)
@@ -80,7 +80,7 @@ impl DesiredState {
         };
         // An unchanged service stays the same `Arc`, by which drains and plans tell that nothing changed.
         let is_changed = state.desired.as_deref() != desired.as_ref();
-        if is_changed {
+        if is_changed && let Some(state) = Arc::make_mut(&mut self.services).get_mut(id) {
             state.desired = desired.map(Arc::new);
         }
         is_changed
@@ -155,7 +155,7 @@ fn find_removals(id: &ServiceId, old: &ServiceState, source: &Service, new: &Ser
     }
     // A record that is there but isn't followed is no removal.
     let removed = old.source.upstreams().filter(|(upstream, _)| source.upstream(upstream).is_none());
-    let removed = removed.filter(|(upstream, _)| !new.upstreams.contains_key(*upstream));
+    let removed = removed.filter(|(upstream, _)| !new.upstreams.contains(upstream));
     let removals = removed.filter_map(|(upstream, record)| {
         Some(UpstreamRemoval {
             service: id.clone(),

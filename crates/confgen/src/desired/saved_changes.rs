@@ -2,12 +2,13 @@
 //!
 //! An unchanged service is the same `Arc` in both states. So a comparison costs what the changed services cost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use discovery::{Entry, ServiceId};
 
 use super::last_known_good::compare_maps;
+use super::pairs::pair_by_key;
 use super::{DesiredState, LastKnownGoodChange, ServiceState};
 
 /// The entries that differ between two desired states.
@@ -60,8 +61,10 @@ impl DesiredState {
         change
     }
 
+    /// All services of both states. None if both share their services.
     fn pairs_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Pair<'a>> {
-        let ids: BTreeSet<&ServiceId> = self.services.keys().chain(before.services.keys()).collect();
-        ids.into_iter().map(|id| (id, before.services.get(id), self.services.get(id)))
+        let is_shared = Arc::ptr_eq(&self.services, &before.services);
+        let pairs = (!is_shared).then(|| pair_by_key(&*before.services, &*self.services));
+        pairs.into_iter().flatten()
     }
 }

@@ -115,7 +115,7 @@ fn served_upstreams<'a>(
 ) -> BTreeMap<&'a UpstreamId, ServedUpstream<'a>> {
     let records = input.upstreams.iter().map(|(id, record)| (id, ServedUpstream { record, is_unproven: false }));
     // A record that is back counts before the next reconcile releases the retained one.
-    let retained = retained.into_iter().flatten().filter(|(id, _)| !input.upstreams.contains_key(*id));
+    let retained = retained.into_iter().flatten().filter(|(id, _)| !input.upstreams.contains(id));
     let room = input.max_upstreams.map_or(usize::MAX, |most| most.saturating_sub(input.upstreams.len()));
     let retained = retained.take(room).map(|(id, it)| {
         let RetainedUpstream { record, is_unproven } = it;

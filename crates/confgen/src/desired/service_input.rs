@@ -1,14 +1,17 @@
 //! One service's keys, each with the value that counts: its own if that is good, else the last good one. Pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use discovery::{
-    Bind, Color, Domain, Kind, Override, ParsedEntry, PathPrefix, Refusal, Service, ServiceId, Setting, SettingName,
-    Tls, Upstream, UpstreamId, UrlRegex,
+    Bind, Color, Domain, Override, ParsedEntry, PathPrefix, Refusal, Service, ServiceId, Setting, SettingName, Tls,
+    Upstream, UpstreamId, UrlRegex,
 };
 
 use super::{Policy, Settings, passthrough};
+use crate::desired::good_records::GoodRecords;
 use crate::desired::good_values::{GoodValues, LastGood};
 
 /// The key that claims something.
@@ -36,7 +39,7 @@ pub(super) struct ServiceInput {
     /// By color that can be previewed: the hosts that lead to it.
     pub(super) previews: BTreeMap<Color, Vec<Domain>>,
     pub(super) previews_origin: KeyOrigin,
-    pub(super) upstreams: BTreeMap<UpstreamId, Upstream>,
+    pub(super) upstreams: GoodRecords,
     pub(super) overrides: BTreeMap<UpstreamId, Override>,
     /// Upstreams with good records that HAProxy has no room for.
     pub(super) without_room: BTreeSet<UpstreamId>,
@@ -69,17 +72,19 @@ pub(super) fn count_sections(service: &Service) -> usize {
 }
 
 /// Reads a service's keys.
-pub(super) fn read_input(id: &ServiceId, service: &Service, last_good: LastGood, policy: &Policy) -> ServiceInput {
+pub(super) fn read_input(id: &ServiceId, service: &Arc<Service>, last_good: LastGood, policy: &Policy) -> ServiceInput {
     let mut picker = ValuePicker { last_good, good_values: GoodValues::default(), refusals: BTreeMap::new() };
     let (settings, without) = pick_settings(&mut picker, id, service, policy);
-    let mut input = ServiceInput::without_settings(service.kind());
+    let mut input = ServiceInput::without_settings(service);
     for (id, record) in service.upstreams() {
         let upstream = picker.pick_value(record, Upstream::parse, |upstream| check_reachable(upstream, policy));
-        input.upstreams.extend(upstream.map(|upstream| (id.clone(), upstream)));
+        if !matches!(upstream, Some(Cow::Borrowed(_))) {
+            input.upstreams.replace(id, upstream.map(Cow::into_owned));
+        }
     }
     for (id, entry) in service.overrides() {
         let imposed = picker.pick_value(entry, Override::parse, |_| Ok(()));
-        input.overrides.extend(imposed.map(|imposed| (id.clone(), imposed)));
+        input.overrides.extend(imposed.map(|imposed| (id.clone(), imposed.into_owned())));
     }
     (input.good_values, input.refusals) = (picker.good_values, picker.refusals);
     input.limit_upstreams(id, service, policy);
@@ -130,7 +135,7 @@ fn pick_settings(
         match picked {
             Some(setting) => {
                 context.passes_through |= passthrough::is_requested_by(&setting);
-                let setting = picker.drop_disallowed_hosts(&entry.entry.key, setting, &context);
+                let setting = picker.drop_disallowed_hosts(&entry.entry.key, setting.into_owned(), &context);
                 settings.push((key_origin(entry), setting));
             }
             None => _ = without.insert(name),
@@ -140,9 +145,9 @@ fn pick_settings(
 }
 
 impl ServiceInput {
-    fn without_settings(kind: Kind) -> Self {
+    fn without_settings(service: &Arc<Service>) -> Self {
         Self {
-            settings: Settings::defaults_for(kind),
+            settings: Settings::defaults_for(service.kind()),
             domains: Vec::new(),
             domains_origin: KeyOrigin::default(),
             paths: vec![PathPrefix::root()],
@@ -152,7 +157,7 @@ impl ServiceInput {
             hsts_origin: KeyOrigin::default(),
             previews: BTreeMap::new(),
             previews_origin: KeyOrigin::default(),
-            upstreams: BTreeMap::new(),
+            upstreams: GoodRecords::new(Arc::clone(service)),
             overrides: BTreeMap::new(),
             without_room: BTreeSet::new(),
             max_upstreams: None,
@@ -183,13 +188,13 @@ impl ServiceInput {
         if self.upstreams.len() <= most {
             return;
         }
-        let mut ids: Vec<UpstreamId> = self.upstreams.keys().cloned().collect();
+        let mut ids: Vec<UpstreamId> = self.upstreams.iter().map(|(id, _)| id.clone()).collect();
         ids.sort_by_cached_key(|upstream| {
             let since = service.upstream(upstream).map(|record| record.entry.create_revision);
             (!bound.served.has_upstream(id, upstream), since)
         });
         self.without_room.extend(ids.split_off(most));
-        self.upstreams.retain(|id, _| !self.without_room.contains(id));
+        self.without_room.iter().for_each(|id| self.upstreams.replace(id, None));
         let records = self.without_room.iter().filter_map(|id| service.upstream(id));
         self.refusals.extend(records.map(|record| (record.entry.key.clone(), bound.exceeded_reason())));
     }
@@ -293,14 +298,14 @@ struct ValuePicker<'a> {
 }
 
 impl ValuePicker<'_> {
-    /// Returns the key's own value if it is good, else the last good one. `None` if there is neither. The last good value is
-    /// parsed and checked anew, because the policy may have changed.
-    fn pick_value<T: Clone>(
+    /// Returns the key's own value if it is good (borrowed), else the last good one (owned). `None` if there is neither. The last
+    /// good value is parsed and checked anew, because the policy may have changed.
+    fn pick_value<'a, T: Clone>(
         &mut self,
-        entry: &ParsedEntry<T>,
+        entry: &'a ParsedEntry<T>,
         parse: impl Fn(&[u8]) -> Result<T, Refusal>,
         check: impl Fn(&T) -> Result<(), String>,
-    ) -> Option<T> {
+    ) -> Option<Cow<'a, T>> {
         let key = &entry.entry.key;
         let own = entry.value.as_ref().map_err(ToString::to_string);
         let reason = match own.and_then(|value| check(value).map(|()| value)) {
@@ -308,7 +313,7 @@ impl ValuePicker<'_> {
                 if let Some(words) = &entry.refused_words {
                     self.refusals.insert(key.clone(), words.to_string());
                 }
-                return Some(value.clone());
+                return Some(Cow::Borrowed(value));
             }
             Err(reason) => reason,
         };
@@ -321,7 +326,7 @@ impl ValuePicker<'_> {
         if let (Some(_), Some(text)) = (&value, last) {
             self.good_values.insert_earlier(key, text.into_owned());
         }
-        value
+        value.map(Cow::Owned)
     }
 
     /// Drops the hosts of `domain` that `--domains-file` doesn't give to the service. A rejected host costs that host only.

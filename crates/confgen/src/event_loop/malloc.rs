@@ -4,6 +4,11 @@
 //! a heap, and each heap would keep the memory of its largest action: 103 MB after some minutes of changes to 2,000 services, with
 //! 22 MB in use. musl gives memory back by itself.
 
+#[cfg(target_env = "gnu")]
+use std::fs;
+#[cfg(target_env = "gnu")]
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Makes all threads share one heap. To be called before there are any. Threads rarely allocate at the same time, so none waits.
 #[cfg(target_env = "gnu")]
 pub fn share_heap() {
@@ -14,15 +19,37 @@ pub fn share_heap() {
     }
 }
 
-/// Returns free memory to the kernel. The call takes a millisecond, or some tens after a long burst, and other threads that
-/// allocate wait for it. So call it only while there is no work.
+/// The process may have this much more memory than after the last trim. A trim costs more than a change of a few upstreams, and the
+/// next change takes the memory again.
+#[cfg(target_env = "gnu")]
+const WORTH_A_TRIM: u64 = 1 << 20;
+
+/// The resident memory after the last trim, in bytes.
+#[cfg(target_env = "gnu")]
+static TRIMMED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns free memory to the kernel if the process has grown since the last call that did. A trim takes a millisecond, or some tens
+/// after a long burst, and other threads that allocate wait for it. So call this only while there is no work.
 #[cfg(target_env = "gnu")]
 pub fn trim_heap() {
+    if resident_memory().is_some_and(|now| now < TRIMMED.load(Ordering::Relaxed).saturating_add(WORTH_A_TRIM)) {
+        return;
+    }
     #[expect(unsafe_code, reason = "the standard library has no call for this")]
     // SAFETY: malloc_trim takes malloc's own locks, and touches only free memory.
     unsafe {
         nix::libc::malloc_trim(0);
     }
+    TRIMMED.store(resident_memory().unwrap_or_default(), Ordering::Relaxed);
+}
+
+/// The resident memory of this process in bytes. `None` if the kernel doesn't tell.
+#[cfg(target_env = "gnu")]
+fn resident_memory() -> Option<u64> {
+    // The second number counts pages.
+    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
 }
 
 #[cfg(not(target_env = "gnu"))]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use discovery::{Kind, ServiceId, Tls};
 use haproxy::check::CheckResult;
@@ -17,7 +17,8 @@ use crate::operator_files::validate::{
     replace_staged_name,
 };
 use crate::render::render_config;
-use crate::render::restart_needed::ConfigFingerprint;
+use crate::render::restart_needed::{ConfigFingerprint, Generation};
+use crate::render::service_texts::ServiceTexts;
 use crate::render::view::View;
 use crate::state_dir::{StagedConfig, StagedFile, StateDir, TRIAL};
 
@@ -132,9 +133,11 @@ impl<'a> StagedTrial<'a> {
         let disk = StateDir::open_read_only(&publication.options.haproxy_cfg, folder.path());
         let desired = publication.desired.restrict_to(services);
         let include = &publication.local_files.operator_files;
-        let view = View::new(&desired, &publication.site, &include.config);
-        let structure = ConfigFingerprint::from_view(&view, &include.fingerprints)?;
-        let mut rendered = render_config(&view, &structure, &BTreeMap::new(), folder.path())?;
+        let texts = ServiceTexts::from_desired(&desired, &publication.site)?;
+        let view = View::with_maps(&desired, &publication.site, &include.config, Arc::clone(texts.maps()));
+        let structure = Arc::new(ConfigFingerprint::from_view(&view, &include.fingerprints)?);
+        let generation = Generation::new(Arc::clone(&structure));
+        let mut rendered = render_config(&view, &texts, &generation, &BTreeMap::new(), folder.path())?;
         let stubs = render_stub_backends(&include.config, &|id| self.carries_tcp(id), &|name| {
             structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name)
         });

@@ -30,7 +30,7 @@ pub fn restart_haproxy(steps: &mut impl Steps, reason: &str) -> anyhow::Result<R
         Begun::Restart(restarter, afresh) => (restarter, afresh),
     };
     tracing::info!(%reason, "restarting HAProxy");
-    let result = restarter.restart_into(&publication.fingerprint.generation_id(), afresh)?;
+    let result = restarter.restart_into(&publication.generation.id, afresh)?;
     steps.run(move |reconciler| reconciler.end_restart(&publication, result))
 }
 
@@ -69,7 +69,7 @@ impl Reconciler {
         }
         self.desired.mark_accepted(&publication.desired);
         // Not before: until the restart was taken, HAProxy ran another generation, with maps of its own.
-        self.config.state_dir.remove_other_generations(&[&publication.fingerprint.generation_id()])?;
+        self.config.state_dir.remove_other_generations(&[&publication.generation.id])?;
         self.apply_with_backends(&BTreeSet::new())?;
         self.restart_reason();
         Ok(match self.haproxy.refused_change() {

@@ -20,7 +20,6 @@ use crate::operator_files::filled::FilledFiles;
 use crate::reconcile::release;
 use crate::reconcile::state::{Config, Files, Logged, Retention, Standing};
 use crate::render::error_pages::ErrorPages;
-use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Site;
 use crate::runtime::HaproxyControl;
 use crate::state_dir;
@@ -139,6 +138,7 @@ impl Reconciler {
                 rejection: None,
                 edit_windows: Arc::default(),
                 suspect: None,
+                texts: Arc::default(),
                 accepted: None,
                 published_generations: Default::default(),
                 startup_error: None,
@@ -151,7 +151,8 @@ impl Reconciler {
                 lease_lookup,
             },
             desired: DesiredState::from_last_known_good(last_known_good),
-            fingerprints: ConfigFingerprint::default(),
+            fingerprints: Arc::default(),
+            generation: Arc::default(),
             spare_room: SpareRoom::default(),
             haproxy,
             retained: Retention {

@@ -14,6 +14,7 @@ use crate::local_files::expiry::Expiry;
 use crate::local_files::{LocalFiles, LocalPaths};
 use crate::operator_files::edit_windows::EditWindow;
 use crate::operator_files::validate::Rejection;
+use crate::render::service_texts::ServiceTexts;
 use crate::render::view::Site;
 use crate::state_dir::StateDir;
 use crate::status::ReconcileStatus;
@@ -42,6 +43,8 @@ pub struct Files {
     pub edit_windows: Arc<Mutex<Vec<EditWindow>>>,
     /// A filled file with such lines that HAProxy may have been started with.
     pub suspect: Option<PathBuf>,
+    /// The services' texts as they were rendered last.
+    pub texts: Arc<Mutex<ServiceTexts>>,
     /// The generation id of the last accepted haproxy.cfg, and the desired state in it. `None` once HAProxy runs it.
     pub accepted: Option<(String, DesiredState)>,
     /// The ids of the last two generations that were published, the last one first. Empty before that.

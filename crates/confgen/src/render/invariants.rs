@@ -103,13 +103,14 @@ fn entries(map: &str) -> impl Iterator<Item = (&str, &str)> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
     use crate::desired::tests::{settle, topology};
     use crate::desired::{DesiredState, Server};
     use crate::operator_files::parse::OperatorConfig;
     use crate::render::tests::site;
-    use crate::render::view::{Site, Stub};
+    use crate::render::view::{Maps, Site, Stub};
 
     const STORE: &str = "http-services/a/domain a.com\nhttp-services/a/upstreams/1 10.0.0.1:80\n\
         http-services/a/upstreams/2 10.0.0.2:80\nhttp-services/b/domain b.com\nhttp-services/b/url_reg ^/x\n\
@@ -123,6 +124,10 @@ mod tests {
         assert_eq!(find_violation(&view), None);
         spoil(&mut view);
         find_violation(&view).unwrap_or_default()
+    }
+
+    fn maps_of<'a>(view: &'a mut View) -> &'a mut Maps {
+        Arc::make_mut(&mut view.maps)
     }
 
     fn scene() -> (DesiredState, Site, OperatorConfig) {
@@ -154,25 +159,26 @@ mod tests {
 
     #[test]
     fn a_map_entry_without_a_backend_is_a_violation() {
-        let gone = violation_of(|view| view.maps.paths.push_str("a.com/x/ http-gone\n"));
+        let gone = violation_of(|view| maps_of(view).paths.push_str("a.com/x/ http-gone\n"));
         assert_eq!(gone, "a.com/x/ leads to http-gone, which has no section");
-        let gone = violation_of(|view| view.maps.urls.push_str("^/a b http-gone\n"));
+        let gone = violation_of(|view| maps_of(view).urls.push_str("^/a b http-gone\n"));
         assert_eq!(gone, "^/a b leads to http-gone, which has no section");
-        let gone = violation_of(|view| view.maps.passthrough.push_str("a.com http-a\n"));
+        let gone = violation_of(|view| maps_of(view).passthrough.push_str("a.com http-a\n"));
         assert_eq!(gone, "a.com leads to http-a, which has no section", "it reads requests");
         assert!(violation_of(|view| view.passthrough.clear()).contains("discover-passthrough, which has no section"));
     }
 
     #[test]
     fn a_route_that_leads_to_another_section_is_a_violation() {
-        let taken = violation_of(|view| view.maps.paths = view.maps.paths.replace("a.com/ http-a", "a.com/ http-b"));
+        let taken =
+            violation_of(|view| maps_of(view).paths = view.maps.paths.replace("a.com/ http-a", "a.com/ http-b"));
         assert_eq!(taken, "a.com/ does not lead to http-a");
-        assert!(violation_of(|view| view.maps.paths.clear()).contains("does not lead to"));
+        assert!(violation_of(|view| maps_of(view).paths.clear()).contains("does not lead to"));
     }
 
     #[test]
     fn a_path_below_an_unknown_host_is_a_violation() {
-        let unknown = violation_of(|view| view.maps.hosts = view.maps.hosts.replace("b.com b.com\n", ""));
+        let unknown = violation_of(|view| maps_of(view).hosts = view.maps.hosts.replace("b.com b.com\n", ""));
         assert_eq!(unknown, "the host of b.com/ is not in hosts.map");
     }
 

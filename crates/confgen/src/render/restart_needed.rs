@@ -1,23 +1,22 @@
 //! Fingerprints of the parts of haproxy.cfg that only a restart changes, and the reason for a restart. Pure: no I/O, no clock.
 //! Servers, hosts and paths are no part of a fingerprint, since HAProxy takes them while it runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod build;
 
-use discovery::{Kind, ServiceId, Tls};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use discovery::{Kind, ServiceId};
 use serde::{Deserialize, Serialize};
 
+use crate::desired::DesiredService;
 use crate::desired::fingerprint::hash_parts;
 use crate::desired::names::PREVIEW;
 use crate::desired::names::parse_section;
-use crate::desired::names::preview_prefix;
-use crate::desired::{DesiredService, Trust};
+use crate::desired::pairs::pair_by_key;
 use crate::operator_files::filled::BlockFingerprint;
-use crate::render;
 use crate::render::section::sections_of;
-use crate::render::server_options;
 use crate::render::shape;
-use crate::render::view;
-use crate::render::view::{Section, Site, View, has_section};
 
 /// The fingerprints of one generation. `structure.json` keeps them under these field names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +51,21 @@ pub struct ConfigFingerprint {
     pub reserved: Option<BTreeSet<String>>,
 }
 
+/// One generation: its fingerprints and its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Generation {
+    pub fingerprint: Arc<ConfigFingerprint>,
+    /// 16 hexadecimal digits: the value of `CONFGEN_GEN` in haproxy.cfg, and the name of the maps' folder in the state directory.
+    pub id: String,
+}
+
+impl Generation {
+    /// The generation with these fingerprints.
+    pub fn new(fingerprint: Arc<ConfigFingerprint>) -> Self {
+        Self { id: fingerprint.generation_id(), fingerprint }
+    }
+}
+
 /// The difference between the running HAProxy and the wanted one that only a restart removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartReason {
@@ -61,63 +75,7 @@ pub struct RestartReason {
     pub services: BTreeSet<ServiceId>,
 }
 
-/// The templates are a part of the fingerprint, since another release of confgen may write another file for the same store.
-const TEMPLATES: [&str; 3] = [
-    include_str!("../../../../templates/http-service.cfg"),
-    include_str!("../../../../templates/passthrough-service.cfg"),
-    include_str!("../../../../templates/tcp-service.cfg"),
-];
-
 impl ConfigFingerprint {
-    /// The fingerprints of a view, without filled files. `outside` are the fingerprints of the operator's files.
-    pub fn from_view(view: &View, outside: &[String]) -> Result<Self, askama::Error> {
-        let frame = render::render_frame(view)?;
-        let parts = [frame.as_str(), &view.maps.urls].into_iter().chain(TEMPLATES).map(str::as_bytes);
-        let prints = outside.iter().map(String::as_bytes).chain(view.site.pages.contents());
-        let common = hash_parts(parts.chain(prints));
-        let mut fingerprints = Self { common, ..Self::default() };
-        for section in view.http.iter().chain(&view.passthrough).chain(&view.tcp) {
-            let Section { id, wanted, .. } = section;
-            fingerprints.add_section(section, view.site)?;
-            fingerprints
-                .shares
-                .extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
-            fingerprints.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
-        }
-        let ports = view.tcp.iter().map(|section| (section.name(), section.wanted.ports().collect()));
-        fingerprints.ports = ports.collect();
-        fingerprints.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
-        fingerprints.reserved = Some(view.operator.named_sections());
-        fingerprints.check_invariants();
-        Ok(fingerprints)
-    }
-
-    /// Adds the fingerprint of one section, and its shape.
-    fn add_section(&mut self, section: &Section, site: &Site) -> Result<(), askama::Error> {
-        let name = section.name();
-        let shape = section.shape().map(|shape| shape.render_text(site)).transpose()?;
-        let print = Self::fingerprint_section(section, shape.as_deref().unwrap_or_default(), site)?;
-        if section.is_fixed() {
-            self.fixed.insert(name.clone());
-        }
-        self.shapes.extend(shape.map(|text| (section.shape_name(), text)));
-        self.sections.insert(name, print);
-        Ok(())
-    }
-
-    fn fingerprint_section(section: &Section, shape: &str, site: &Site) -> Result<String, askama::Error> {
-        let Section { id, wanted, preview, .. } = *section;
-        let text = Section::without_servers(id, wanted, preview).render_text(site)?;
-        let settings = &wanted.settings;
-        // The Runtime API changes neither a server's `backup` nor the content of a CA file.
-        let backups = wanted.servers.iter().filter(|server| server.backup).map(|server| server.id.as_str().as_bytes());
-        let authority = match &settings.trust {
-            Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.fingerprint.as_bytes()),
-            _ => None,
-        };
-        Ok(hash_parts([text.as_bytes(), shape.as_bytes()].into_iter().chain(backups).chain(authority)))
-    }
-
     /// Panics in debug builds if a fingerprint belongs to no section.
     fn check_invariants(&self) {
         debug_assert_eq!(self.find_violation(), None, "a fingerprint belongs to no section");
@@ -145,55 +103,6 @@ impl ConfigFingerprint {
     /// The services that have a section. A service with previews comes several times.
     pub fn services(&self) -> impl Iterator<Item = ServiceId> {
         self.sections.keys().filter_map(|section| parse_section(section))
-    }
-
-    /// Updates the sections of one service. `None` as `wanted` removes them. Returns false if the common part has changed: then the
-    /// caller has to compute all fingerprints again.
-    pub fn update_service(
-        &mut self,
-        id: &ServiceId,
-        wanted: Option<&DesiredService>,
-        site: &Site,
-    ) -> Result<bool, askama::Error> {
-        let (name, wanted) = (id.to_string(), wanted.filter(|wanted| has_section(id, wanted)));
-        let share = wanted.and_then(|wanted| view::shared_part_of(id, wanted, site));
-        // A share shows only in the common part, which needs all services.
-        if self.shares.get(&name) != share.as_ref() {
-            return Ok(false);
-        }
-        match wanted.and_then(ca_file_of) {
-            Some(file) => self.authorities.insert(name.clone(), file),
-            None => self.authorities.remove(&name),
-        };
-        match wanted.filter(|wanted| !wanted.binds.is_empty()) {
-            Some(wanted) => self.ports.insert(name.clone(), wanted.ports().collect()),
-            None => self.ports.remove(&name),
-        };
-        // Both decide about lines of the common part: the `defaults` for TCP, and the frontends of the inner hop.
-        let had = (self.has_tcp(), self.passes_through());
-        if wanted.is_some_and(|wanted| wanted.settings.passes_through()) {
-            self.passthrough.insert(name.clone());
-        } else {
-            self.passthrough.remove(&name);
-        }
-        self.remove_sections(id, &name);
-        for section in wanted.into_iter().flat_map(|wanted| sections_of(id, wanted)) {
-            // The shapes that no section has any more stay until all fingerprints are computed again. They do no harm.
-            self.add_section(&section, site)?;
-        }
-        self.check_invariants();
-        Ok(had == (self.has_tcp(), self.passes_through()))
-    }
-
-    /// Removes the service's own section, and those of its previews. A color that is gone must leave none.
-    fn remove_sections(&mut self, id: &ServiceId, name: &str) {
-        let prefix = preview_prefix(id);
-        let previews = self.sections.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
-        let previews: Vec<String> = previews.map(|(section, _)| section.clone()).collect();
-        for section in previews.iter().map(String::as_str).chain([name]) {
-            self.sections.remove(section);
-            self.fixed.remove(section);
-        }
     }
 
     pub fn passes_through(&self) -> bool {
@@ -261,9 +170,10 @@ impl ConfigFingerprint {
     pub fn restart_reason(&self, wanted: &Self) -> Option<RestartReason> {
         let mut services = BTreeSet::new();
         let mut reason = None;
-        for (name, print) in &wanted.sections {
+        for (name, running, print) in pair_by_key(&self.sections, &wanted.sections) {
+            let Some(print) = print else { continue };
             // HAProxy can't add a backend before 3.4, nor one of a shape that it lacks.
-            let words = match self.sections.get(name) {
+            let words = match running {
                 None => "is new",
                 Some(running) if running != print => "has another setting or port",
                 Some(_) => continue,
@@ -294,11 +204,6 @@ impl ConfigFingerprint {
     }
 }
 
-/// The CA file, or `@system-ca`, against which HAProxy checks certificates of the service's upstreams.
-fn ca_file_of(wanted: &DesiredService) -> Option<String> {
-    Some(server_options::options_for(wanted).tls?.authorities?.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -307,6 +212,7 @@ mod tests {
     use crate::desired::tests::{settle, topology};
     use crate::operator_files::parse::OperatorConfig;
     use crate::render::tests::site;
+    use crate::render::view::View;
 
     fn structure(common: &str, sections: &[(&str, &str)]) -> ConfigFingerprint {
         let sections = sections.iter().map(|(name, print)| ((*name).to_owned(), (*print).to_owned()));
@@ -414,11 +320,11 @@ mod tests {
         assert_eq!(of(&red).restart_reason(&running), None, "one that went leaves an empty backend");
         // An update service by service has the same result.
         let (id, settled) = (parse_section("http-a:preview-red").unwrap(), settled(&red));
-        let mut updated = running.clone();
+        let mut updated = Arc::new(running.clone());
         assert!(updated.update_service(&id, settled.service(&id).map(|it| &**it), &site).unwrap());
-        assert_eq!(updated, of(&red));
+        assert_eq!(*updated, of(&red));
         assert!(
-            !of(&plain).update_service(&id, settled.service(&id).map(|it| &**it), &site).unwrap(),
+            !Arc::new(of(&plain)).update_service(&id, settled.service(&id).map(|it| &**it), &site).unwrap(),
             "the frontend knows it"
         );
     }

@@ -65,8 +65,10 @@ pub(crate) fn site(state_dir: &Path) -> Site {
 }
 
 fn rendered(settled: &DesiredState, site: &Site, operator: &OperatorConfig, state_dir: &Path) -> Rendered {
-    let view = View::new(settled, site, operator);
-    render_config(&view, &ConfigFingerprint::from_view(&view, &[]).unwrap(), &BTreeMap::new(), state_dir).unwrap()
+    let texts = ServiceTexts::from_desired(settled, site).unwrap();
+    let view = View::with_maps(settled, site, operator, Arc::clone(texts.maps()));
+    let fingerprint = Arc::new(ConfigFingerprint::from_view(&view, &[]).unwrap());
+    render_config(&view, &texts, &Generation::new(fingerprint), &BTreeMap::new(), state_dir).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.

@@ -19,7 +19,7 @@ use crate::desired::names::preview_section;
 use crate::render::section::{rows_of, sections_of};
 
 /// The values from the flags, and from the files that they name. Each was checked to fit into a line of haproxy.cfg.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     pub http_binds: Vec<Bind>,
     pub https_binds: Vec<Bind>,
@@ -56,7 +56,7 @@ pub struct View<'a> {
     pub(crate) tcp: Vec<Section<'a>>,
     /// Empty sections in place of services that an operator's file names and that don't exist.
     pub(crate) stubs: Vec<Stub>,
-    pub(crate) maps: Maps,
+    pub(crate) maps: Arc<Maps>,
     /// The socket by which connections reach the frontend that terminates TLS, while other TLS is passed through.
     pub(crate) hop: InternalSocket,
     /// A service is the `default` one.
@@ -138,6 +138,11 @@ pub const PASSTHROUGH: &str = "discover-passthrough";
 impl<'a> View<'a> {
     /// Arranges the desired services. With this view alone, no process before needs the inner socket.
     pub fn new(desired: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig) -> Self {
+        Self::with_maps(desired, site, operator, Arc::new(Maps::from_desired(desired)))
+    }
+
+    /// The same. `maps` are those of the desired services.
+    pub fn with_maps(desired: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig, maps: Arc<Maps>) -> Self {
         let of_kind = |kind| {
             let services = desired.services().filter(move |(id, _)| id.kind == kind);
             services.flat_map(|(id, wanted)| sections_of(id, wanted))
@@ -160,7 +165,7 @@ impl<'a> View<'a> {
             peers: InternalSocket::new(&site.runtime_socket, "discover-peers", owner, None),
             is_shut_in: chroot.is_some(),
             tcp,
-            maps: build_maps(desired, of_kind(Kind::Http)),
+            maps,
             default,
             acme: site
                 .acme
@@ -224,6 +229,14 @@ fn resolve_rights(site: &Site, operator: &OperatorConfig) -> (Option<String>, Op
 
 fn remembers_clients(id: &ServiceId, wanted: &DesiredService) -> bool {
     wanted.settings.sticky == Sticky::Source && has_section(id, wanted)
+}
+
+impl Maps {
+    /// The maps of these services.
+    pub fn from_desired(desired: &DesiredState) -> Self {
+        let http = desired.services().filter(|(id, _)| id.kind == Kind::Http);
+        build_maps(desired, http.flat_map(|(id, wanted)| sections_of(id, wanted)))
+    }
 }
 
 fn build_maps<'a>(desired: &DesiredState, sections: impl Iterator<Item = Section<'a>>) -> Maps {

@@ -28,17 +28,17 @@ pub use backends::Backends;
 use backends::has_named_section;
 pub use drift::Drift;
 use manual::LiveFrontend;
-use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
+use maps::{Entries, Maps, Routes, apply_entries, host_of, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 pub use pending::PendingClaims;
 use requeue::requeue_grown;
-use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
+use server::{LiveServer, LiveServers, parse_server_name, plan_additions, stops_requests};
 
 /// The part of the observed state that HAProxy changes while it runs: servers and map entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {
     /// By section, then by name.
-    servers: BTreeMap<String, BTreeMap<String, LiveServer>>,
+    servers: BTreeMap<String, LiveServers>,
     maps: Maps<String>,
     /// confgen's frontends, among them those of TCP services.
     frontends: BTreeMap<String, LiveFrontend>,
@@ -46,8 +46,8 @@ pub struct RuntimeState {
     expressions: Vec<(String, String)>,
     /// The limit of connections of a frontend whose section sets none.
     default_limit: u64,
-    /// The applied routes of each service, as host and path key. They are removed when the service's routes change.
-    routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
+    /// The path keys of the applied routes of each service. They are removed when the service's routes change.
+    routes: BTreeMap<ServiceId, Box<[Box<str>]>>,
     /// The number of those routes of each host. A host stays in its map while it has one.
     host_uses: BTreeMap<String, i64>,
     /// The claims of services that wait for a restart. A service that has their requests now keeps them until then.
@@ -167,17 +167,16 @@ impl RuntimeState {
         apply_entries(&mut self.maps.paths, paths);
         apply_entries(&mut self.maps.passthrough, passthrough);
         for (id, wanted) in services {
-            let after: BTreeSet<_> = self.routes_of(id, *wanted).into_keys().collect();
-            let before = std::mem::take(self.routes.entry((*id).clone()).or_default());
-            let before = if scope == Scope::All { BTreeSet::new() } else { before };
-            for (host, _) in &after {
-                *self.host_uses.entry(host.clone()).or_default() += 1;
+            let after: Box<[Box<str>]> = self.routes_of(id, *wanted).into_keys().map(|(_, path)| path.into()).collect();
+            let before = self.routes.get(*id).filter(|_| scope == Scope::These);
+            for path in &after {
+                *self.host_uses.entry(host_of(path).to_owned()).or_default() += 1;
             }
-            for (host, _) in &before {
-                let uses = self.host_uses.entry(host.clone()).or_default();
+            for path in before.into_iter().flatten() {
+                let uses = self.host_uses.entry(host_of(path).to_owned()).or_default();
                 *uses -= 1;
                 if *uses <= 0 {
-                    self.host_uses.remove(host);
+                    self.host_uses.remove(host_of(path));
                 }
             }
             if after.is_empty() {
@@ -211,9 +210,9 @@ impl RuntimeState {
             let wanted_servers =
                 wanted.into_iter().flat_map(|it| wanted_servers.iter().map(move |server| (server, it)));
             for (server, service) in wanted_servers {
-                let before = servers.get(server.id.as_str());
+                let before = servers.remove(server.id.as_str());
                 if before.is_some() || (takes_servers && !is_id_taken(servers, server)) {
-                    servers.insert(server.id.to_string(), LiveServer::after_plan(before, server, service));
+                    servers.insert(server.id.shared(), LiveServer::after_plan(before.as_ref(), server, service));
                 } else {
                     self.not_addable.insert(id.clone());
                 }
@@ -294,11 +293,12 @@ impl RuntimeState {
         }
         let mut uses: BTreeMap<String, i64> = BTreeMap::new();
         if scope == Scope::These {
-            for (host, path) in services.iter().filter_map(|(id, _)| self.routes.get(id)).flatten() {
-                *uses.entry(host.clone()).or_default() -= 1;
-                entries.paths.insert(path.clone(), None);
+            for path in services.iter().filter_map(|(id, _)| self.routes.get(id)).flatten() {
+                let host = host_of(path);
+                *uses.entry(host.to_owned()).or_default() -= 1;
+                entries.paths.insert(path.to_string(), None);
                 if passthrough.contains_key(host) {
-                    entries.passthrough.insert(host.clone(), None);
+                    entries.passthrough.insert(host.to_owned(), None);
                 }
             }
         }
@@ -346,9 +346,9 @@ fn remove_all(map: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>
 }
 
 /// True if another running server has the id of this one. HAProxy would refuse the addition, so a restart has to add it.
-fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
+fn is_id_taken(live: &LiveServers, server: &Server) -> bool {
     let id = server.hash_id.map(NonZeroU32::get);
-    id.is_some_and(|id| live.iter().any(|(name, live)| live.id == id && name != server.id.as_str()))
+    id.is_some_and(|id| live.iter().any(|(name, live)| live.id == id && **name != *server.id.as_str()))
 }
 
 fn has_server(servers: &[Server], name: &str) -> bool {

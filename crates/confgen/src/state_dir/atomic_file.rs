@@ -36,8 +36,7 @@ impl StagedFile {
 
 /// Replaces a file's content in one step, unless the file has that content. `mode` is for a new file. An old one keeps its own.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
-    let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
-    if regular_file::read(path, length).is_ok_and(|old| old == content) {
+    if regular_file::has_content(path, content).is_ok_and(|same| same) {
         return Ok(());
     }
     persist_file(stage_file(path, content, mode)?, path)

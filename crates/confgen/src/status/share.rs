@@ -55,12 +55,16 @@ pub struct BackendFindings {
 pub struct Tracker {
     pid: Option<u32>,
     sections: BTreeMap<String, Section>,
+    /// The number of looks at all backends.
+    looks: u64,
     /// The number of counts of servers.
     counts: u64,
 }
 
 #[derive(Debug)]
 struct Section {
+    /// The number of the last look that found the section.
+    seen: u64,
     /// The desired service. A new one may be a drain that was taken back between two counts.
     wanted: Arc<DesiredService>,
     weight: u64,
@@ -90,14 +94,18 @@ impl Tracker {
         if self.pid.replace(pid) != Some(pid) {
             self.sections.clear();
         }
-        let mut before = std::mem::take(&mut self.sections);
+        self.looks += 1;
         let (mut grown, mut due) = (BTreeSet::new(), Vec::new());
         for row in rows.iter().filter(|row| row.kind == RowKind::Backend) {
             let Some(wanted) = parse_section(&row.proxy).and_then(|id| desired.service(&id)) else { continue };
             if !takes_turns(row, wanted) {
                 continue;
             }
-            let mut section = before.remove(&row.proxy).unwrap_or_else(|| Section::new(row, wanted));
+            let section = match self.sections.get_mut(&row.proxy) {
+                Some(section) => section,
+                None => self.sections.entry(row.proxy.clone()).or_insert_with(|| Section::new(row, wanted)),
+            };
+            section.seen = self.looks;
             if row.weight > section.weight || row.active > section.active {
                 grown.insert(row.proxy.clone());
             }
@@ -106,8 +114,8 @@ impl Tracker {
                 let counted = section.counted.map_or(0, |(count, _)| count);
                 due.push((counted, row.active, row.proxy_id));
             }
-            self.sections.insert(row.proxy.clone(), section);
         }
+        self.sections.retain(|_, section| section.seen == self.looks);
         BackendFindings { grown, due: pick_backends(due) }
     }
 
@@ -143,6 +151,7 @@ impl Tracker {
 impl Section {
     fn new(row: &Stat, wanted: &Arc<DesiredService>) -> Self {
         Self {
+            seen: 0,
             wanted: Arc::clone(wanted),
             weight: row.weight,
             active: row.active,

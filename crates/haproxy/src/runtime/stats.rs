@@ -1,6 +1,5 @@
 //! Parses the answer to `show stat`: the figures of each frontend, backend and server (Management Guide, 9.1). Pure.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 /// The kind of a row: column `type`. A row's name doesn't tell, because a server may be called `BACKEND` or `FRONTEND`.
@@ -124,94 +123,106 @@ impl Stat {
 pub(super) fn parse_stats(answer: &str) -> Option<Vec<Stat>> {
     let text = answer.strip_prefix("# ")?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
-    let header = reader.headers().ok().filter(|header| header.get(0) == Some("pxname"))?.clone();
-    let columns: HashMap<&str, usize> = header.iter().enumerate().map(|(position, name)| (name, position)).collect();
-    let rows = reader.records().filter_map(Result::ok);
-    Some(rows.filter_map(|record| Row { record: &record, columns: &columns }.to_stat()).collect())
+    let header = reader.headers().ok().filter(|header| header.get(0) == Some("pxname"))?;
+    // Once for all rows: a busy balancer has thousands, and confgen asks for them all the time.
+    let setters: Vec<Option<Setter>> = header.iter().map(find_setter).collect();
+    let kind = header.iter().position(|name| name == "type");
+    let (mut rows, mut record) = (Vec::new(), csv::StringRecord::new());
+    loop {
+        match reader.read_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => return Some(rows),
+            // A row that is no UTF-8.
+            Err(_) => continue,
+        }
+        let kind = kind.and_then(|column| parse_kind(record.get(column)?));
+        rows.extend(kind.map(|kind| parse_row(kind, &record, &setters)));
+    }
 }
 
-/// One row of the answer. It finds its columns by name.
-struct Row<'a> {
-    record: &'a csv::StringRecord,
-    columns: &'a HashMap<&'a str, usize>,
+fn parse_kind(number: &str) -> Option<RowKind> {
+    match number {
+        "0" => Some(RowKind::Frontend),
+        "1" => Some(RowKind::Backend),
+        "2" => Some(RowKind::Server),
+        _ => None,
+    }
 }
 
-impl Row<'_> {
-    /// Finds a field. `None` if the column is missing, or if HAProxy leaves it empty.
-    fn find_field(&self, name: &str) -> Option<&str> {
-        self.record.get(*self.columns.get(name)?).filter(|value| !value.is_empty())
-    }
-
-    fn read_text(&self, name: &str) -> String {
-        self.find_field(name).unwrap_or_default().to_owned()
-    }
-
-    fn read_number(&self, name: &str) -> Option<u64> {
-        self.find_field(name).and_then(|value| value.parse().ok())
-    }
-
-    fn read_number_or_zero(&self, name: &str) -> u64 {
-        self.read_number(name).unwrap_or_default()
-    }
-
-    fn read_count(&self, now: &str, most: &str, total: &str) -> Count {
-        Count {
-            now: self.read_number_or_zero(now),
-            most: self.read_number_or_zero(most),
-            total: self.read_number_or_zero(total),
+fn parse_row(kind: RowKind, record: &csv::StringRecord, setters: &[Option<Setter>]) -> Stat {
+    let mut row = Stat { kind, ..Stat::default() };
+    for (field, set) in record.iter().zip(setters) {
+        // HAProxy leaves a field empty if it has no meaning in this row.
+        if let Some(set) = set.filter(|_| !field.is_empty()) {
+            set(&mut row, field);
         }
     }
+    // TCP has no answers, and HAProxy says 0.
+    row.average.response_ms = row.average.response_ms.filter(|_| row.responses.is_some());
+    row
+}
 
-    /// Reads the row. `None` for a kind that isn't known.
-    fn to_stat(&self) -> Option<Stat> {
-        let kind = match self.find_field("type")? {
-            "0" => RowKind::Frontend,
-            "1" => RowKind::Backend,
-            "2" => RowKind::Server,
-            _ => return None,
-        };
-        let responses = self.read_number("hrsp_2xx");
-        let of_class = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
-        Some(Stat {
-            kind,
-            proxy_id: self.read_number("iid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
-            proxy: self.read_text("pxname"),
-            name: self.read_text("svname"),
-            server_id: self.read_number("sid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
-            address: self.find_field("addr").and_then(|address| address.parse().ok()),
-            status: self.read_text("status"),
-            weight: self.read_number_or_zero("weight"),
-            active: self.read_number_or_zero("act"),
-            backup: self.read_number_or_zero("bck"),
-            chosen: self.read_number_or_zero("lbtot"),
-            // HAProxy has no name for some algorithms, such as `random`.
-            algorithm: self.find_field("algo").filter(|algorithm| *algorithm != "unknown").map(str::to_owned),
-            limit: self.read_number("slim"),
-            cookie: self.find_field("cookie").map(str::to_owned),
-            last_change: self.read_number_or_zero("lastchg"),
-            downtime: self.read_number_or_zero("downtime"),
-            // While a check runs, HAProxy puts an asterisk before the last result: "* L4OK".
-            check: self.find_field("check_status").map(|status| status.trim_start_matches("* ").to_owned()),
-            check_code: self.find_field("check_code").and_then(|code| code.parse().ok()).filter(|code| *code > 0),
-            check_ms: self.read_number("check_duration"),
-            check_words: self.find_field("last_chk").or_else(|| self.find_field("check_desc")).map(str::to_owned),
-            sessions: self.read_count("scur", "smax", "stot"),
-            queue: self.read_count("qcur", "qmax", ""),
-            rate: self.read_count("rate", "rate_max", ""),
-            bytes: (self.read_number_or_zero("bin"), self.read_number_or_zero("bout")),
-            requests: self.read_number("req_tot"),
-            responses: responses.map(|_| of_class.map(|name| self.read_number_or_zero(name))),
-            connection_errors: self.read_number_or_zero("econ"),
-            response_errors: self.read_number_or_zero("eresp"),
-            retries: (self.read_number_or_zero("wretr"), self.read_number_or_zero("wredis")),
-            average: Average {
-                connect_ms: self.read_number("ctime"),
-                // TCP has no answers, and HAProxy says 0.
-                response_ms: responses.and(self.read_number("rtime")),
-                total_ms: self.read_number("ttime"),
-            },
-        })
-    }
+/// Sets a figure of a row from a field that is not empty.
+type Setter = fn(&mut Stat, &str);
+
+/// `None` for a column that isn't read.
+fn find_setter(column: &str) -> Option<Setter> {
+    let setter: Setter = match column {
+        "iid" => |row, text| row.proxy_id = text.parse().unwrap_or_default(),
+        "pxname" => |row, text| row.proxy = text.to_owned(),
+        "svname" => |row, text| row.name = text.to_owned(),
+        "sid" => |row, text| row.server_id = text.parse().unwrap_or_default(),
+        "addr" => |row, text| row.address = text.parse().ok(),
+        "status" => |row, text| row.status = text.to_owned(),
+        "weight" => |row, text| row.weight = read_number(text),
+        "act" => |row, text| row.active = read_number(text),
+        "bck" => |row, text| row.backup = read_number(text),
+        "lbtot" => |row, text| row.chosen = read_number(text),
+        // HAProxy has no name for some algorithms, such as `random`.
+        "algo" => |row, text| row.algorithm = Some(text.to_owned()).filter(|text| text != "unknown"),
+        "slim" => |row, text| row.limit = text.parse().ok(),
+        "cookie" => |row, text| row.cookie = Some(text.to_owned()),
+        "lastchg" => |row, text| row.last_change = read_number(text),
+        "downtime" => |row, text| row.downtime = read_number(text),
+        // While a check runs, HAProxy puts an asterisk before the last result: "* L4OK".
+        "check_status" => |row, text| row.check = Some(text.trim_start_matches("* ").to_owned()),
+        "check_code" => |row, text| row.check_code = text.parse().ok().filter(|code| *code > 0),
+        "check_duration" => |row, text| row.check_ms = text.parse().ok(),
+        "last_chk" => |row, text| row.check_words = Some(text.to_owned()),
+        "check_desc" => |row, text| row.check_words = row.check_words.take().or_else(|| Some(text.to_owned())),
+        "scur" => |row, text| row.sessions.now = read_number(text),
+        "smax" => |row, text| row.sessions.most = read_number(text),
+        "stot" => |row, text| row.sessions.total = read_number(text),
+        "qcur" => |row, text| row.queue.now = read_number(text),
+        "qmax" => |row, text| row.queue.most = read_number(text),
+        "rate" => |row, text| row.rate.now = read_number(text),
+        "rate_max" => |row, text| row.rate.most = read_number(text),
+        "bin" => |row, text| row.bytes.0 = read_number(text),
+        "bout" => |row, text| row.bytes.1 = read_number(text),
+        "req_tot" => |row, text| row.requests = text.parse().ok(),
+        "hrsp_1xx" => |row, text| count_responses(row)[0] = read_number(text),
+        "hrsp_2xx" => |row, text| count_responses(row)[1] = read_number(text),
+        "hrsp_3xx" => |row, text| count_responses(row)[2] = read_number(text),
+        "hrsp_4xx" => |row, text| count_responses(row)[3] = read_number(text),
+        "hrsp_5xx" => |row, text| count_responses(row)[4] = read_number(text),
+        "econ" => |row, text| row.connection_errors = read_number(text),
+        "eresp" => |row, text| row.response_errors = read_number(text),
+        "wretr" => |row, text| row.retries.0 = read_number(text),
+        "wredis" => |row, text| row.retries.1 = read_number(text),
+        "ctime" => |row, text| row.average.connect_ms = text.parse().ok(),
+        "rtime" => |row, text| row.average.response_ms = text.parse().ok(),
+        "ttime" => |row, text| row.average.total_ms = text.parse().ok(),
+        _ => return None,
+    };
+    Some(setter)
+}
+
+fn read_number(text: &str) -> u64 {
+    text.parse().unwrap_or_default()
+}
+
+fn count_responses(row: &mut Stat) -> &mut [u64; 5] {
+    row.responses.get_or_insert_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Reads HAProxy's answers into the state that plans compare with. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use haproxy::runtime::ServersState;
 
@@ -18,10 +17,10 @@ impl RuntimeState {
             // confgen only makes servers with an IP address. One by name is the operator's.
             let Ok(ip) = server.address.parse() else { continue };
             let (maint, drain) = (server.admin.is_in_maintenance(), server.admin.is_in_drain());
-            let address = SocketAddr::new(ip, server.port);
-            let (weight, id, facts) = (server.weight, server.id, ServerFacts::from_state(server));
-            let seen = LiveServer { address, weight, maint, drain, id, leaving: false, facts };
-            live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
+            let (port, weight, id) = (server.port, server.weight, server.id);
+            let facts = ServerFacts::from_state(server);
+            let seen = LiveServer { ip, port, weight, maint, drain, id, leaving: false, facts };
+            live.servers.entry(server.backend.clone()).or_default().insert(server.server.as_str().into(), seen);
         }
         let ListedMaps { hosts, paths, passthrough, checks } = maps;
         live.maps = Maps {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use discovery::ServiceId;
 use haproxy::runtime::{Change, ServerName, Token};
 
+use super::maps::host_of;
 use super::{Plan, RuntimeState, has_server, stops_requests};
 use crate::desired::DesiredService;
 
@@ -114,10 +115,10 @@ impl RuntimeState {
             return Err(format!("{host} is listed with {uses} routes"));
         }
         let changed = services.iter().filter_map(|(id, _)| self.routes.get(*id)).flatten();
-        let mut counts: BTreeMap<&str, i64> = changed.map(|(host, _)| (host.as_str(), 0)).collect();
+        let mut counts: BTreeMap<&str, i64> = changed.map(|path| (host_of(path), 0)).collect();
         let mut sum = 0;
-        for (host, _) in self.routes.values().flatten() {
-            counts.entry(host).and_modify(|count| *count += 1);
+        for path in self.routes.values().flatten() {
+            counts.entry(host_of(path)).and_modify(|count| *count += 1);
             sum += 1;
         }
         if let Some((host, count)) = counts.iter().find(|(host, count)| self.host_uses.get(**host) != Some(count)) {

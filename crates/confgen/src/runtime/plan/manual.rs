@@ -119,7 +119,7 @@ impl RuntimeState {
                 }
                 RowKind::Server => {
                     let servers = self.servers.get_mut(&row.proxy);
-                    if let Some(server) = servers.and_then(|servers| servers.get_mut(&row.name)) {
+                    if let Some(server) = servers.and_then(|servers| servers.get_mut(row.name.as_str())) {
                         server.facts.limit = row.limit.unwrap_or_default();
                         server.facts.lacks_cookie = row.cookie.is_none();
                     }

@@ -85,6 +85,11 @@ pub(super) fn route_key(route: &Route) -> (String, String) {
     (route.domain.to_string(), path_key(route))
 }
 
+/// The host of a path key.
+pub(super) fn host_of(path_key: &str) -> &str {
+    path_key.split('/').next().unwrap_or_default()
+}
+
 pub(super) fn plan_map(
     live: &BTreeMap<String, String>,
     wanted: &BTreeMap<String, Option<String>>,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use discovery::ServiceId;
 
 use super::RuntimeState;
-use super::maps::{Entries, Maps, Routes, route_key};
+use super::maps::{Entries, Maps, Routes, host_of, route_key};
 use crate::desired::names::parse_section;
 use crate::desired::{DesiredService, Server};
 use crate::render::restart_needed::ConfigFingerprint;
@@ -107,8 +107,10 @@ impl RuntimeState {
 
     /// True if a route or a server is kept until the restart that no service wants any more.
     pub fn keeps_until_restart(&self) -> bool {
-        let applied: usize = self.routes.values().map(BTreeSet::len).sum();
-        !self.pending.is_empty() && (!self.kept_sections.is_empty() || self.maps.paths.len() > applied)
+        // The sum walks through all services, so it comes last.
+        !self.pending.is_empty()
+            && (!self.kept_sections.is_empty()
+                || self.maps.paths.len() > self.routes.values().map(|paths| paths.len()).sum::<usize>())
     }
 
     /// The sections that get requests for pending routes until the restart.
@@ -167,7 +169,7 @@ impl RuntimeState {
             !keeps
         });
         for path in kept.iter().filter(|path| self.maps.paths.contains_key(*path)) {
-            let host = path.split('/').next().unwrap_or_default();
+            let host = host_of(path);
             for entries in [&mut *hosts, &mut *passthrough] {
                 if entries.get(host).is_some_and(Option::is_none) {
                     entries.remove(host);

@@ -1,12 +1,10 @@
 //! Plans to give servers their turns again after a change of weights. Pure: no I/O, no clock.
 
-use std::collections::BTreeMap;
-
 use discovery::Balance;
 use haproxy::runtime::Change;
 
 use super::RuntimeState;
-use super::server::{LiveServer, parse_server_name};
+use super::server::{LiveServer, LiveServers, parse_server_name};
 use crate::desired::{DesiredService, Server, ServerState};
 
 /// A larger section is not queued again after a change. HAProxy walks through all servers of the backend for each server (2.6:
@@ -25,7 +23,7 @@ impl RuntimeState {
 pub(super) fn requeue_grown(
     section: &str,
     wanted: &DesiredService,
-    live: &BTreeMap<String, LiveServer>,
+    live: &LiveServers,
     servers: &[Server],
 ) -> Vec<Change> {
     let grows = |server: &Server| {

@@ -199,7 +199,7 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
         let a = id("a");
         let mut live = RuntimeState::default().with_authorities([loaded.to_owned()].into_iter());
         let seen = LiveServer::after_plan(None, &before.service(&a).unwrap().servers[0], before.service(&a).unwrap());
-        live.servers.entry(a.to_string()).or_default().insert("1".to_owned(), seen);
+        live.servers.entry(a.to_string()).or_default().insert("1".into(), seen);
         live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
         assert!(live.not_addable().is_empty(), "{setting}: what is there is there");
         let wanted = [(&a, after.service(&a).map(|wanted| &**wanted))];
