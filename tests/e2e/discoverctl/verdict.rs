@@ -183,6 +183,18 @@ fn metrics_say(balancer: &Balancer, wanted: &Verdicts) -> Result<(), String> {
     Ok(())
 }
 
+/// Profiles that let no request through.
+const CLOSED: &str = "defaults open
+    mode http
+    timeout client 1s
+    timeout connect 1s
+    timeout server 1s
+defaults shut from open
+    http-request deny
+defaults off from open
+    disabled
+";
+
 /// Services that each have their own reason to get no requests, but for `ok`.
 fn scene(etcd: &Etcd, app: &App) -> Verdicts {
     let address = app.address.to_string();
@@ -224,6 +236,10 @@ fn scene(etcd: &Etcd, app: &App) -> Verdicts {
     service("expression", &[("domain", "word\"")], &[("a", json!({}), "domain_quarantined")]);
     service("gated", &[("tls", "maybe")], &[("a", json!({}), "service_quarantined")]);
     service("refused", &[("profile", "mine")], &[("a", json!({}), "service_refused")]);
+    service("shut", &[("profile", "shut")], &[("a", json!({}), "profile")]);
+    service("off", &[("profile", "off")], &[("a", json!({}), "profile")]);
+    service("older", &[("", ""), ("url_reg", "^/zz")], &[("a", json!({}), "ok")]);
+    service("younger", &[("", ""), ("url_reg", "^/zz/y")], &[("a", json!({}), "claim_held")]);
     verdicts
 }
 
@@ -241,7 +257,7 @@ fn every_command_gives_the_same_verdict() {
         wanted.insert(format!("http-crowd/{}", app.name), "ok".into());
     }
     let setup = Setup::new().confgen(&etcd).flags(&["--node", NODE]);
-    write(setup.folder().join("conf.d/mine.cfg"), PROFILE);
+    write(setup.folder().join("conf.d/mine.cfg"), format!("{PROFILE}{CLOSED}"));
     let balancer = setup.start();
     balancer.wait_settled(PATIENCE);
     let wait = |what: &str, wanted: &Verdicts| until(3 * PATIENCE, what, || all_say(&etcd, &balancer, wanted));
@@ -288,7 +304,7 @@ fn every_command_gives_the_same_verdict() {
     let closed = wanted.keys().cloned().chain(waiting.map(str::to_owned));
     let closed = closed.map(|name| (name, "frontend_closed".to_owned())).collect();
     wait("a closed frontend to be named", &closed);
-    write(balancer.folder().join("conf.d/mine.cfg"), PROFILE);
+    write(balancer.folder().join("conf.d/mine.cfg"), format!("{PROFILE}{CLOSED}"));
     wanted.extend(waiting.map(|name| (name.to_owned(), "ok".to_owned())));
     wait("the new service to be served", &wanted);
 
