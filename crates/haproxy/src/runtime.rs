@@ -34,8 +34,8 @@ use crate::socket_io;
 /// The default time limit of an exchange. HAProxy answers within a millisecond, unless it is stopped or starved.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest answer in bytes. `show servers state` of 100,000 servers has about 12 MB.
-const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+/// The longest answer in bytes. `show stat` of 200,000 servers has about 66 MB (3.4), `show servers state` 24 MB.
+const ANSWER_LIMIT: usize = 128 * 1024 * 1024;
 
 /// A stats socket, or a master's socket, by its path. Each exchange has a connection of its own.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use discovery::{Kind, ServiceId, Sticky, Tls};
+use discovery::{Balance, Kind, ServiceId, Sticky, Tls};
 use haproxy::runtime::{Change, Operation, RowKind, ServerName, ServerState, Stat};
 
 use super::RuntimeState;
@@ -165,7 +165,7 @@ impl RuntimeState {
         service: &DesiredService,
         changes: &mut Vec<Change>,
     ) {
-        let mut lacks_cookie = false;
+        let (mut lacks_cookie, mut grows) = (false, false);
         let Some(live) = self.servers.get_mut(section) else { return };
         for server in servers {
             let Some(name) = parse_server_name(section, server.id.as_str()) else { continue };
@@ -173,9 +173,13 @@ impl RuntimeState {
             let restored = live.facts.restored(server, service);
             live.facts.plan(&name, restored, changes);
             lacks_cookie |= live.facts.lacks_cookie != restored.lacks_cookie;
+            grows |= live.facts.marked_down;
             live.facts = restored;
         }
         changes.extend(section.parse().ok().filter(|_| lacks_cookie).map(Change::RefreshCookies));
+        if grows && service.settings.balance == Balance::RoundRobin {
+            changes.extend(self.plan_requeue(section));
+        }
     }
 
     fn undo_changes_of_frontends(&mut self, services: &[(&ServiceId, &DesiredService)], changes: &mut Vec<Change>) {
