@@ -19,7 +19,7 @@ const WORKERS: u32 = 600;
 /// For whatever has to be so again by itself.
 const MENDS: Duration = Duration::from_secs(120);
 
-/// Until HAProxy's checks find a host dead: `inter` 2 s, and as long for a connection that never comes, `fall` 3 times.
+/// Until a host is left out, at the latest: HAProxy's checks alone find a dead one in 9.4 s, and a frozen one's lease ends after 10 s.
 const FALL: Duration = Duration::from_secs(12);
 
 /// The app's share of requests that one of three hosts has.
