@@ -45,6 +45,12 @@ fn count(balancer: &Balancer, kind: &str) -> f64 {
     balancer.metric(&format!("confgen_manual_changes_total{{kind=\"{kind}\"}}")).unwrap()
 }
 
+/// confgen counts a change at the end of the action that undoes it.
+#[track_caller]
+fn wait_counted(balancer: &Balancer, kind: &str, least: f64) {
+    until(PATIENCE, &format!("{least} changes of a {kind}"), || count(balancer, kind) >= least);
+}
+
 /// Changes HAProxy by hand while confgen stands still, so that the change is there to be seen. Then waits until `shown` is as before.
 #[track_caller]
 fn assert_undone<T: PartialEq + std::fmt::Debug>(balancer: &Balancer, command: &str, shown: impl Fn() -> T) {
@@ -79,7 +85,7 @@ fn a_manual_change_of_a_frontend_is_undone() {
     }
     balancer.wait_status(PATIENCE, Ground::HOST, "/", 200);
     balancer.wait_logged("HAProxy was changed over the Runtime API frontends=1 backends=0 servers=0 map_entries=0");
-    assert!(count(&balancer, "frontend") >= 6.0);
+    wait_counted(&balancer, "frontend", 6.0);
     assert_eq!(frontend("own-web"), ("PAUSED".to_owned(), "7".to_owned()), "it is the operator's");
     assert_eq!(processes(&balancer), before, "HAProxy ran on");
 }
@@ -136,7 +142,7 @@ fn a_manual_change_of_a_servers_limit_or_checks_is_undone() {
     assert_undone(&balancer, "set server http-plain/shop-1 health down", || {
         row(&balancer, "http-plain", 4, "shop-1")["status"].clone()
     });
-    assert!(count(&balancer, "server") >= 14.0);
+    wait_counted(&balancer, "server", 14.0);
     let own = shown("own-app", "one")();
     assert_eq!((own.0[0].as_str(), own.0[2].as_str(), own.1.as_str()), ("0", "99", "7"), "it is the operator's");
     assert_eq!(processes(&balancer), before, "HAProxy ran on");
@@ -205,7 +211,7 @@ fn a_map_that_was_changed_by_hand_is_repaired_without_a_listing() {
         balancer.signal("confgen", Signal::SIGCONT);
         until(PATIENCE, &command, || Mirror::agree(&balancer, &etcd));
     }
-    assert!(count(&balancer, "map_entry") >= 4.0);
+    wait_counted(&balancer, "map_entry", 4.0);
     assert_eq!(processes(&balancer), before, "HAProxy ran on");
 }
 

@@ -218,7 +218,7 @@ impl Checks {
     pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
     /// Few apps take longer to start, and the only effect is a line in the log.
     pub(crate) const GRACE: Duration = Duration::from_secs(30);
-    /// The first pass announces. Three failures take back, as with HAProxy's `fall 3`.
+    /// The first pass announces. Three failures take back, as HAProxy's default `fall 3` does.
     pub(crate) const THRESHOLDS: Thresholds =
         Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN.saturating_add(2) };
 }

@@ -116,6 +116,10 @@ impl HaproxyControl {
         let drift = answers.into_state().find_drift(&observed.state, observed.fingerprint.sections.keys());
         let is_found = !drift.is_empty();
         let is_repeated = is_found && drift == self.drift.found;
+        if !is_found {
+            // The same change may be made again, and is another one then.
+            self.drift.logged = Drift::default();
+        }
         self.drift.found = drift;
         Ok(DriftCheck { is_found, is_repeated, servers, map_entries })
     }
