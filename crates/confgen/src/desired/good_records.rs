@@ -10,8 +10,9 @@ use discovery::{ParsedEntry, Service, Upstream, UpstreamId};
 #[derive(Clone, Debug)]
 pub(super) struct GoodRecords {
     source: Arc<Service>,
-    /// The upstreams whose own record doesn't count, with the earlier one that counts instead.
-    replaced: BTreeMap<UpstreamId, Option<Upstream>>,
+    /// The upstreams whose own record doesn't count, with the earlier one that counts instead. Without room for 35,000 upstreams, as
+    /// many have none.
+    replaced: BTreeMap<UpstreamId, Option<Box<Upstream>>>,
     count: usize,
 }
 
@@ -27,7 +28,7 @@ impl GoodRecords {
     pub(super) fn replace(&mut self, id: &UpstreamId, earlier: Option<Upstream>) {
         self.count -= usize::from(self.contains(id));
         self.count += usize::from(earlier.is_some());
-        self.replaced.insert(id.clone(), earlier);
+        self.replaced.insert(id.clone(), earlier.map(Box::new));
     }
 
     /// The records by the upstream's id.
@@ -52,7 +53,7 @@ impl GoodRecords {
 
     fn choose<'a>(&'a self, id: &UpstreamId, own: &'a ParsedEntry<Upstream>) -> Option<&'a Upstream> {
         match self.replaced.get(id) {
-            Some(earlier) => earlier.as_ref(),
+            Some(earlier) => earlier.as_deref(),
             None => own.value.as_ref().ok(),
         }
     }
