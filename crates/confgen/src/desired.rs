@@ -3,6 +3,7 @@
 //!
 //! Pure: no I/O, no clock. [`DesiredState::to_last_known_good`] returns what the next confgen must know.
 
+mod claim_group;
 mod claims;
 pub(crate) mod domain_allowlist;
 mod explain;
@@ -46,6 +47,7 @@ pub use settings::Settings;
 pub use upstream_tls::{Authorities, Authority, Trust};
 
 use crate::store::Changed;
+use claim_group::ClaimGroup;
 use claims::Claims;
 use service_input::ServiceInput;
 use upstream_bound::UpstreamBound;
@@ -95,6 +97,8 @@ pub struct DesiredState {
     policy: Arc<Policy>,
     services: Arc<BTreeMap<ServiceId, ServiceState>>,
     claims: Arc<Claims>,
+    /// False until the claims were assigned from the keys of all services.
+    claims_are_assigned: bool,
     /// Good values from before this process, for services that were not read yet.
     last_known_good: Arc<LastKnownGood>,
     /// Services with a name that isn't allowed. None of them is in `services`.
@@ -164,6 +168,8 @@ impl DesiredState {
         // The policy may have changed too, so all services are read anew.
         let reads_all = *changed == Changed::All;
         let mut is_renamed = reads_all;
+        let earlier = before.keys().filter_map(|id| Some((id.clone(), Arc::clone(&self.services.get(id)?.input))));
+        let earlier: Vec<(ServiceId, Arc<ServiceInput>)> = earlier.collect();
         for id in before.keys() {
             is_renamed |= self.read_service(topology, id, reads_all);
         }
@@ -174,14 +180,33 @@ impl DesiredState {
         self.record_previous_owners(earlier_removals, &before);
         let mut affected: BTreeSet<ServiceId> = before.into_keys().collect();
         // Most changes are about upstreams. They touch no claim, and so no other service.
-        if is_renamed {
-            let inputs = self.services.iter().map(|(id, it)| (id, &*it.input));
-            self.claims = Arc::new(Claims::assign_claims(inputs, &self.claims, &self.policy));
+        if is_renamed && !reads_all && self.claims_are_assigned {
+            self.reassign_claims(&mut affected, &earlier);
+        } else if is_renamed {
+            self.claims = Arc::new(self.assign_all_claims());
+            self.claims_are_assigned = true;
             affected.extend(self.services.keys().cloned());
         }
+        debug_assert_eq!(self.check_claims_of_all(), Ok(()));
         let changed = affected.iter().filter(|id| self.resolve_service(id)).cloned().collect();
         debug_assert_eq!(self.check_invariants(&affected), Ok(()));
         changed
+    }
+
+    fn assign_all_claims(&self) -> Claims {
+        let inputs = self.services.iter().map(|(id, it)| (id, &*it.input));
+        Claims::assign_claims(inputs, &self.claims, &self.policy)
+    }
+
+    /// Assigns the claims of the changed services anew, and of those that share a host or a port with them. Adds the services that
+    /// must be resolved again.
+    fn reassign_claims(&mut self, changed: &mut BTreeSet<ServiceId>, earlier: &[(ServiceId, Arc<ServiceInput>)]) {
+        let group = ClaimGroup::find(&self.services, changed.iter(), earlier.iter().map(|(id, input)| (id, &**input)));
+        Arc::make_mut(&mut self.claims).reassign(&group, &self.policy);
+        let members: Vec<ServiceId> = group.members.into_keys().cloned().collect();
+        // The accepted form of a rejected service may serve what its keys no longer claim, and what a changed service now does.
+        let rejected = self.services.iter().filter(|(_, it)| it.rejection.is_some()).map(|(id, _)| id.clone());
+        changed.extend(members.into_iter().chain(rejected));
     }
 
     /// Takes the persisted store in, so that the first listing is compared with it. The last known good values and claims stay until
@@ -190,7 +215,7 @@ impl DesiredState {
         // Reading all keys would drop both, but the persisted keys are not what etcd has.
         let (good, claims) = (Arc::clone(&self.last_known_good), Arc::clone(&self.claims));
         self.update_services(topology, &Changed::All);
-        (self.last_known_good, self.claims) = (good, claims);
+        (self.last_known_good, self.claims, self.claims_are_assigned) = (good, claims, false);
     }
 
     /// Takes the upstreams that lost their records since the last call.

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use discovery::{Bind, Domain, ServiceId, Tls};
 
 use super::{Policy, Route};
+use crate::desired::claim_group::ClaimGroup;
 use crate::desired::service_input::{KeyOrigin, ServiceInput};
 
 /// The owner of each claim, and the reasons against the other claimants.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Claims {
     /// By claim (`a.com/api/`, `:3306`).
     holders: BTreeMap<String, ServiceId>,
@@ -55,6 +56,34 @@ impl Claims {
             claims.assign_claim(claim, claimants, holder);
         }
         claims
+    }
+
+    /// Assigns every claim of a group anew. The claims of the other services depend on none of the group's.
+    pub(super) fn reassign(&mut self, group: &ClaimGroup, policy: &Policy) {
+        let inputs = group.members.iter().map(|(id, input)| (*id, *input));
+        let assigned = Self::assign_claims(inputs, self, policy);
+        for input in group.inputs() {
+            self.forget_claims(input);
+        }
+        self.rivals.retain(|id, _| !group.contains(id));
+        self.plain_domains.retain(|domain| !group.domains().contains(domain));
+        self.holders.extend(assigned.holders);
+        self.refusals.extend(assigned.refusals);
+        self.rivals.extend(assigned.rivals);
+        self.plain_domains.extend(assigned.plain_domains);
+    }
+
+    fn forget_claims(&mut self, input: &ServiceInput) {
+        for (origin, domain) in input.claimed_domains() {
+            self.refusals.remove(&origin.key);
+            for route in routes_of_domain(input, domain) {
+                self.holders.remove(&route_claim_key(&route));
+            }
+        }
+        self.refusals.remove(&input.ports_origin.key);
+        for bind in &input.ports {
+            self.holders.remove(&port_claim_key(*bind));
+        }
     }
 
     fn collect_routes<'a>(

@@ -13,6 +13,14 @@ impl DesiredState {
         ids.into_iter().try_for_each(|id| self.check_service(id))
     }
 
+    /// The claims are those that a state without a past assigns. Takes time in proportion to all claims.
+    pub(super) fn check_claims_of_all(&self) -> Result<(), String> {
+        if !self.claims_are_assigned || self.assign_all_claims() == *self.claims {
+            return Ok(());
+        }
+        Err(format!("assigning all claims anew gives others: {:?}, not {:?}", self.assign_all_claims(), self.claims))
+    }
+
     fn check_service(&self, id: &ServiceId) -> Result<(), String> {
         if self.retained.get(id).is_some_and(BTreeMap::is_empty) {
             return Err(format!("{id} is listed as retained without an upstream"));
@@ -218,8 +226,22 @@ mod tests {
         };
         assert_eq!(served(&state), (1, 1), "the accepted forms serve");
         let others = "http-services/blog/domain shop.test\n tcp-services/mail/ports 3306";
-        state.update_services(&topology(&format!("{moved}\n{others}")), &Changed::All);
-        assert!(ids.iter().all(|id| state.rejection(id).is_some()));
-        assert_eq!(served(&state), (0, 0), "another service owns them");
+        let store = topology(&format!("{moved}\n{others}"));
+        let new = store.services().keys().filter(|id| !ids.contains(id)).cloned().collect();
+        for changed in [Changed::All, Changed::Services(new)] {
+            let mut state = state.clone();
+            state.update_services(&store, &changed);
+            assert!(ids.iter().all(|id| state.rejection(id).is_some()));
+            assert_eq!(served(&state), (0, 0), "another service owns them: {changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_was_left_out_is_a_violation() {
+        let mut state = settle(&topology(SHOP), &LastKnownGood::default(), &Policy::default());
+        assert_eq!(state.check_claims_of_all(), Ok(()));
+        Arc::make_mut(&mut state.services).remove(&shop());
+        let violation = state.check_claims_of_all().unwrap_err();
+        assert!(violation.starts_with("assigning all claims anew gives others: "), "{violation}");
     }
 }

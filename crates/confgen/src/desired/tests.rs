@@ -401,14 +401,14 @@ proptest! {
     /// In every order of changes, keeping the decisions of earlier steps changes no later decision.
     #[test]
     fn step_by_step_comes_to_the_same_as_at_once(
-        steps in prop::collection::vec((0..4_usize, 0..6_usize, 0..6_usize), 1..30),
+        steps in prop::collection::vec((0..5_usize, 0..6_usize, 0..8_usize), 1..30),
     ) {
         let keys = ["domain", "path", "tls", "hsts", "upstreams/1", "ports"];
-        let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80", "passthrough"];
+        let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80", "passthrough", "3306 3307", "3307"];
         let mut store = Topology::default();
         let mut settled = DesiredState::from_last_known_good(LastKnownGood::default());
         for (step, (service, key, value)) in steps.into_iter().enumerate() {
-            let kind = if service == 3 { Kind::Tcp } else { Kind::Http };
+            let kind = if service >= 3 { Kind::Tcp } else { Kind::Http };
             let id = ServiceId { kind, name: format!("s{service}").parse().unwrap() };
             let key = format!("{}{}", id.folder_path(), keys[key]);
             let revision = i64::try_from(step).unwrap() + 1;
