@@ -4,6 +4,7 @@
 mod delays;
 mod input;
 mod invariants;
+mod publish_pace;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::reconcile::Pending;
 use delays::{DAEMON, Delays, ONCE};
 use input::Beside;
 pub use input::{Action, Effect, End, Input, PublishEnd, RestartEnd, Scope};
+use publish_pace::PublishPace;
 
 /// Restarts that may follow another one at once, after a time without any. A service that is deleted and written again key by
 /// key can take three: one without it, one for its first key, one for the keys that came during that restart. HAProxy refuses
@@ -51,6 +53,7 @@ pub struct Scheduler {
     files_at: Option<Instant>,
     restart: Option<WantedRestart>,
     publish_at: Option<Instant>,
+    publish_pace: PublishPace,
     remove_servers_at: Option<Instant>,
     requeue: Option<(Instant, BTreeSet<String>)>,
     /// The begin of the action in progress, if there is one besides `beside`.
@@ -88,6 +91,7 @@ impl Scheduler {
             files_at: None,
             restart: None,
             publish_at: None,
+            publish_pace: PublishPace::default(),
             remove_servers_at: None,
             requeue: None,
             began_at: None,
@@ -136,7 +140,10 @@ impl Scheduler {
         match action {
             Action::Reconcile(_) => (self.reconcile_at, self.scope) = (None, Scope::default()),
             Action::Restart { .. } => (self.restart, self.publish_at) = (None, None),
-            Action::Publish => self.publish_at = None,
+            Action::Publish => {
+                self.publish_at = None;
+                self.publish_pace.begin(now);
+            }
             Action::ReadFiles => self.files_at = None,
             Action::RemoveServers => self.remove_servers_at = None,
             Action::RequeueServers { .. } => self.requeue = None,
@@ -192,6 +199,8 @@ impl Scheduler {
             }
             Input::Published(end) => {
                 self.beside = None;
+                self.publish_pace.end(now, self.delays.publish_rest);
+                self.publish_at = self.publish_at.map(|at| self.publish_pace.earliest(at));
                 return self.on_published(now, end);
             }
             Input::Restarted { end, is_current } => {
@@ -337,7 +346,7 @@ impl Scheduler {
     fn want_rest(&mut self, now: Instant, pending: &Pending) {
         if pending.file {
             // Later changes don't put the file off, or a steady stream of them would keep it from the disk.
-            self.publish_at.get_or_insert(now + self.delays.publish);
+            self.publish_at.get_or_insert(self.publish_pace.earliest(now + self.delays.publish));
         }
         if pending.removals {
             self.want_server_removal(now);

@@ -95,6 +95,21 @@ fn a_change_is_applied_at_once_and_the_file_follows() {
 }
 
 #[test]
+fn a_file_waits_four_times_as_long_as_the_last_one_took() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    for (took, waited) in [(SECOND / 2, 2 * SECOND), (SECOND / 100, DAEMON.publish), (10 * SECOND, 5 * SECOND)] {
+        change(&mut scheduler, t, file());
+        begin_next(&mut scheduler, t);
+        scheduler.on(t + took, Input::Published(PublishEnd::UpToDate));
+        change(&mut scheduler, t + took, file());
+        assert_eq!(next(&scheduler), Some((t + took + waited, "Publish")), "after {took:?}");
+        // A restart publishes too.
+        scheduler = idle(t);
+    }
+}
+
+#[test]
 fn servers_are_requeued_at_once_also_while_a_file_is_written() {
     let t = Instant::now();
     let mut scheduler = idle(t);
