@@ -52,7 +52,7 @@ pub struct HaproxyControl {
     certificates: Arc<Certificates>,
     /// The most files that it can have open after its next start; `None` before it first answered.
     max_open_files: Option<u64>,
-    /// What is known of manual changes.
+    /// The manual changes that confgen found in HAProxy.
     drift: KnownDrift,
     /// The upstreams that HAProxy served when there were too many for the first time. `None` while all have room.
     served: Option<Arc<ServedUpstreams>>,

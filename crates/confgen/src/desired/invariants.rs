@@ -13,7 +13,7 @@ impl DesiredState {
         ids.into_iter().try_for_each(|id| self.check_service(id))
     }
 
-    /// The claims are those that a state without a past assigns. Takes time in proportion to all claims.
+    /// Returns an error if assigning the claims of all services again changes a claim. Takes time in proportion to all claims.
     pub(super) fn check_claims_of_all(&self) -> Result<(), String> {
         if !self.claims_are_assigned || self.assign_all_claims() == *self.claims {
             return Ok(());

@@ -24,7 +24,7 @@ pub struct DriftCheck {
     pub map_entries: usize,
 }
 
-/// What is known of manual changes.
+/// The manual changes that confgen found, and the state to compare the next observation with.
 #[derive(Default)]
 pub(super) struct KnownDrift {
     /// What confgen had applied to a process before its observed state became stale. `None` if that isn't known.

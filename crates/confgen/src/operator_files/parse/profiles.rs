@@ -107,7 +107,7 @@ impl Applies {
 }
 
 impl OperatorConfig {
-    /// Adds a section to the profiles. It has what its base has, but for rules: HAProxy refuses a base with rules.
+    /// Adds a section to the profiles. It inherits everything from its base except rules, because HAProxy refuses a base with rules.
     pub(super) fn open_profile(&mut self, place: LineContext, words: &[ConfigWord]) {
         let Ok(profile) = place.name.parse::<Profile>() else { return };
         self.profiles.push(profile.clone());

@@ -99,7 +99,7 @@ fn find_entries(seen: &Maps<String>, applied: &Maps<String>) -> BTreeMap<String,
     found.collect()
 }
 
-/// The keys with another value, each with what is seen.
+/// The keys whose seen value differs from the applied one. The value is the seen one, or `gone`.
 fn find_differences<V: PartialEq + Debug>(
     seen: &BTreeMap<String, V>,
     applied: &BTreeMap<String, V>,

@@ -71,7 +71,7 @@ impl<'a> Judge<'a> {
     fn find_shadow(&self) -> Option<(&'a ServiceId, &'static str)> {
         let wanted = self.facts.desired.filter(|wanted| wanted.routes.is_empty())?;
         let own = wanted.url_reg.as_ref();
-        // Only `default` gets requests without a claim, those that no expression matches.
+        // Only `default` gets requests without a claim. They are the requests that no expression matches.
         if own.is_none() && !self.id.is_default() {
             return None;
         }
