@@ -26,7 +26,7 @@ pub use info::{Info, Limits};
 pub use options::{CheckTls, LIVENESS, ServerOptions, ServerTls, Sni};
 pub use servers::{AdminFlags, CheckFlags, NotServersState, Operation, ServerState, ServersState};
 pub use sessions::Sessions;
-pub use stats::{Average, Count, RowKind, Stat};
+pub use stats::{Average, Count, Figures, RowKind, Stat};
 pub use streams::Streams;
 
 use crate::socket_io;
@@ -110,10 +110,12 @@ impl Socket {
     /// # Errors
     /// If HAProxy doesn't answer, or not to the end within the time limit.
     pub fn send_command(&self, command: &Command) -> Result<String, Error> {
-        let answer = self.exchange_text(command)?;
+        let mut answer = self.exchange_text(command)?;
         // HAProxy closes every answer, refusals included, with an empty line. An answer without it lacks its end.
-        if let Some(whole) = answer.strip_suffix("\n\n") {
-            Ok(format!("{whole}\n"))
+        if answer.ends_with("\n\n") {
+            // Not copied, since the list of many servers has megabytes.
+            answer.pop();
+            Ok(answer)
         } else if answer == "\n" {
             Ok(String::new())
         } else if is_no_target(answer.as_bytes()) {
@@ -128,7 +130,7 @@ impl Socket {
         let answer = self.exchange_bytes(command, "")?;
         // Apps write a part of `show stat`: the reason in their answer to a check. A byte that is no UTF-8 there must
         // not hide the other servers.
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(String::from_utf8(answer).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
     /// Sends a command and its payload. No error ever shows the payload, because it may be a private key.
@@ -224,10 +226,20 @@ impl Socket {
     pub fn show_stat(&self) -> Result<Vec<Stat>, Error> {
         let command = Command::show_stat();
         let answer = self.send_command(&command)?;
-        stats::parse_stats(&answer).ok_or_else(|| self.refused_error(command, &answer))
+        stats::collect_stats(&answer, Figures::All).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// Reads the answering worker's process id, and the figures of its backends without those of their servers.
+    /// Hands over every frontend, backend and server, one after another, with its [`Figures::Facts`]: `show stat`.
+    ///
+    /// # Errors
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
+    pub fn read_facts(&self, take: impl FnMut(Stat)) -> Result<(), Error> {
+        let command = Command::show_stat();
+        let answer = self.send_command(&command)?;
+        stats::parse_stats(&answer, Figures::Facts, take).ok_or_else(|| self.refused_error(command, &answer))
+    }
+
+    /// Reads the answering worker's process id, and the [`Figures::Turns`] of its backends without those of their servers.
     ///
     /// # Errors
     /// As [`send_command`](Self::send_command), or if the answer has another form.
@@ -235,7 +247,7 @@ impl Socket {
         self.request_sample(Command::show_backends())
     }
 
-    /// Reads the answering worker's process id, and the figures of these backends and of their servers. The backends
+    /// Reads the answering worker's process id, and the [`Figures::Turns`] of these backends and of their servers. The backends
     /// are given by [`Stat::proxy_id`]. HAProxy takes a line of some 500 of them.
     ///
     /// # Errors
@@ -280,7 +292,8 @@ impl Socket {
 fn parse_sample(answer: &str) -> Option<(u32, Vec<Stat>)> {
     let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
     // The header of each further table counts as a row of no known kind.
-    Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
+    let rows = if rows.is_empty() { Vec::new() } else { stats::collect_stats(rows, Figures::Turns)? };
+    Some((Info::parse(info)?.pid, rows))
 }
 
 /// Parses `2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …`.

@@ -104,30 +104,31 @@ pub(super) struct LiveFrontend {
 }
 
 impl RuntimeState {
-    /// Reads the rows of `show stat`: confgen's frontends, among them the TCP services' sections, and each server's limit and cookie.
-    /// `default_limit` is the limit of a frontend whose section sets none.
-    #[must_use]
-    pub fn with_rows(mut self, rows: &[Stat], tcp_sections: &BTreeSet<String>, default_limit: u64) -> Self {
-        self.default_limit = default_limit;
-        for row in rows {
-            let name = row.proxy.as_str();
-            match row.kind {
-                RowKind::Frontend if [WEB, TLS, STATS].contains(&name) || tcp_sections.contains(name) => {
-                    let (is_paused, is_shut_down) = (row.status == "PAUSED", row.status == "STOP");
-                    let frontend = LiveFrontend { is_paused, is_shut_down, limit: row.limit.unwrap_or_default() };
-                    self.frontends.insert(row.proxy.clone(), frontend);
-                }
-                RowKind::Server => {
-                    let servers = self.servers.get_mut(&row.proxy);
-                    if let Some(server) = servers.and_then(|servers| servers.get_mut(row.name.as_str())) {
-                        server.facts.limit = row.limit.unwrap_or_default();
-                        server.facts.lacks_cookie = row.cookie.is_none();
-                    }
-                }
-                RowKind::Frontend | RowKind::Backend => {}
+    /// Takes in a row of `show stat`: one of confgen's frontends, among them the TCP services' sections, or the limit and the cookie of
+    /// a server that is known.
+    pub fn take_row(&mut self, row: &Stat, tcp_sections: &BTreeSet<String>) {
+        let name = row.proxy.as_str();
+        match row.kind {
+            RowKind::Frontend if [WEB, TLS, STATS].contains(&name) || tcp_sections.contains(name) => {
+                let (is_paused, is_shut_down) = (row.status == "PAUSED", row.status == "STOP");
+                let frontend = LiveFrontend { is_paused, is_shut_down, limit: row.limit.unwrap_or_default() };
+                self.frontends.insert(row.proxy.clone(), frontend);
             }
+            RowKind::Server => {
+                let servers = self.servers.get_mut(&row.proxy);
+                if let Some(server) = servers.and_then(|servers| servers.get_mut(row.name.as_str())) {
+                    server.facts.limit = row.limit.unwrap_or_default();
+                    server.facts.lacks_cookie = row.cookie.is_none();
+                }
+            }
+            RowKind::Frontend | RowKind::Backend => {}
         }
-        self
+    }
+
+    /// Sets the limit of a frontend whose section sets none.
+    #[must_use]
+    pub fn with_default_limit(self, default_limit: u64) -> Self {
+        Self { default_limit, ..self }
     }
 
     /// Sets the lines of the map of expressions.
@@ -219,6 +220,13 @@ mod tests {
     fn observed(line: &str) -> RuntimeState {
         let state: ServersState = format!("1\n# be_id …\n{line}\n").parse().unwrap();
         RuntimeState::from_answers(&state, ListedMaps::default())
+    }
+
+    impl RuntimeState {
+        fn with_rows(mut self, rows: &[Stat], tcp_sections: &BTreeSet<String>, default_limit: u64) -> Self {
+            rows.iter().for_each(|row| self.take_row(row, tcp_sections));
+            self.with_default_limit(default_limit)
+        }
     }
 
     fn server_row(limit: Option<u64>, cookie: Option<&str>) -> Stat {
