@@ -1,0 +1,104 @@
+//! The states of all services, with the few that decisions about all look for. So neither the quarantine nor HAProxy's verdict on a
+//! file walks through every service. Pure.
+
+use std::ops::Deref;
+
+use discovery::ServiceId;
+
+use super::ServiceState;
+use super::pairs::is_same;
+use super::shared_map::SharedMap;
+
+/// The states of all services. Reading goes to the map itself, and each change keeps the two lists true.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServiceStates {
+    states: SharedMap<ServiceId, ServiceState>,
+    /// Services with a key that isn't applied, or that HAProxy rejects.
+    troubled: SharedMap<ServiceId, ()>,
+    /// Services whose desired form is not the one in the last file that HAProxy accepted.
+    unaccepted: SharedMap<ServiceId, ()>,
+}
+
+impl Deref for ServiceStates {
+    type Target = SharedMap<ServiceId, ServiceState>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.states
+    }
+}
+
+impl ServiceStates {
+    pub(super) fn insert(&mut self, id: &ServiceId, state: ServiceState) {
+        self.states.insert(id.clone(), state);
+        self.update_lists(id);
+    }
+
+    /// Returns true if the service was there.
+    pub(super) fn remove(&mut self, id: &ServiceId) -> bool {
+        let is_removed = self.states.remove(id).is_some();
+        self.update_lists(id);
+        is_removed
+    }
+
+    /// Changes the state of a service. Does nothing if there is no such service.
+    pub(super) fn update(&mut self, id: &ServiceId, change: impl FnOnce(&mut ServiceState)) {
+        if let Some(state) = self.states.get_mut(id) {
+            change(state);
+            self.update_lists(id);
+        }
+    }
+
+    /// Removes all services but these.
+    pub(super) fn restrict_to(&mut self, services: &[ServiceId]) {
+        self.states.retain(|id, _| services.contains(id));
+        self.troubled.retain(|id, ()| services.contains(id));
+        self.unaccepted.retain(|id, ()| services.contains(id));
+    }
+
+    /// The services with a key that isn't applied, or that HAProxy rejects.
+    pub(super) fn troubled(&self) -> impl Iterator<Item = (&ServiceId, &ServiceState)> {
+        self.troubled.keys().filter_map(|id| self.states.get_key_value(id))
+    }
+
+    /// The services whose desired form is not the one in the last file that HAProxy accepted.
+    pub(super) fn unaccepted(&self) -> impl Iterator<Item = &ServiceId> {
+        self.unaccepted.keys()
+    }
+
+    fn update_lists(&mut self, id: &ServiceId) {
+        let state = self.states.get(id);
+        let is_troubled = state.is_some_and(ServiceState::is_troubled);
+        let is_unaccepted = state.is_some_and(|it| !it.is_accepted_form());
+        for (list, is_in) in [(&mut self.troubled, is_troubled), (&mut self.unaccepted, is_unaccepted)] {
+            match (list.contains_key(id), is_in) {
+                (false, true) => _ = list.insert(id.clone(), ()),
+                (true, false) => _ = list.remove(id),
+                _ => {}
+            }
+        }
+    }
+
+    /// Returns an error if one of the lists is wrong about this service.
+    pub(super) fn check_lists(&self, id: &ServiceId) -> Result<(), String> {
+        let state = self.states.get(id);
+        if self.troubled.contains_key(id) != state.is_some_and(ServiceState::is_troubled) {
+            return Err(format!("{id} is not listed as troubled exactly if it is"));
+        }
+        if self.unaccepted.contains_key(id) != state.is_some_and(|it| !it.is_accepted_form()) {
+            return Err(format!("{id} is not listed as unaccepted exactly if it is"));
+        }
+        Ok(())
+    }
+}
+
+impl ServiceState {
+    /// True if the quarantine has a key of the service, or if HAProxy rejects the service.
+    fn is_troubled(&self) -> bool {
+        !self.input.refusals.is_empty() || self.rejection.is_some() || self.servers_rejected || self.lacks_hsts()
+    }
+
+    /// True if the desired form is the very one in the last file that HAProxy accepted.
+    fn is_accepted_form(&self) -> bool {
+        is_same(self.desired.as_ref(), self.last_accepted.as_ref())
+    }
+}
