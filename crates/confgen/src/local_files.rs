@@ -22,7 +22,7 @@ use haproxy::config;
 use crate::desired::domain_allowlist::DomainAllowlist;
 use crate::local_files::certificates::Certificates;
 use crate::render::error_pages::ErrorPages;
-use crate::state_dir::{Error, check_replaceable, io_error, remove_leftovers};
+use crate::state_dir::{Error, OwnFile, check_replaceable, io_error, remove_leftovers};
 
 use crate::desired::Authorities;
 use crate::local_files::file_stamps::FileStamps;
@@ -159,8 +159,9 @@ impl LocalPaths {
         files.into_iter().map(read_source).collect()
     }
 
-    /// The stamps of all local files. They equal those of `last` if no file has changed since.
-    pub fn take_stamps(&self, last: &FileStamps, now: SystemTime) -> FileStamps {
+    /// The stamps of all local files. They equal those of `last` if no file has changed since. A haproxy.cfg that confgen wrote itself is
+    /// left out: each change would have all files read again, and all services resolved.
+    pub fn take_stamps(&self, own_cfg: &OwnFile, last: &FileStamps, now: SystemTime) -> FileStamps {
         let listed =
             [&self.include, &self.authorities].into_iter().chain(&self.pages).flat_map(|dir| list_entries(dir));
         // `certificates::directory` reads direct subdirectories too.
@@ -169,7 +170,8 @@ impl LocalPaths {
             std::iter::once(path).chain(deeper)
         });
         let directories = [&self.include, &self.certs, &self.authorities].into_iter().chain(&self.pages).cloned();
-        let single = std::iter::once(self.cfg.clone()).chain(self.domains.clone());
+        let edited_cfg = Some(&self.cfg).filter(|cfg| !own_cfg.is_at(cfg)).cloned();
+        let single = edited_cfg.into_iter().chain(self.domains.clone());
         FileStamps::read_paths(listed.chain(certificates).chain(directories).chain(single), last, now)
     }
 }
