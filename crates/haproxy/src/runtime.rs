@@ -3,6 +3,7 @@
 
 mod certificate;
 mod change;
+mod columns;
 mod command;
 mod info;
 mod options;
@@ -21,12 +22,13 @@ use std::time::{Duration, Instant};
 
 pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate, SniFilter, crt_line};
 pub use change::{AdminState, Change, NotAToken, Removal, ServerName, Token};
+pub use columns::{Facts, Turns};
 pub use command::{Command, NotAWord, Word};
 pub use info::{Info, Limits};
 pub use options::{CheckTls, LIVENESS, ServerOptions, ServerTls, Sni};
 pub use servers::{AdminFlags, CheckFlags, NotServersState, Operation, ServerState, ServersState};
 pub use sessions::Sessions;
-pub use stats::{Average, Count, Figures, RowKind, Stat};
+pub use stats::{Average, Count, RowKind, Stat};
 pub use streams::Streams;
 
 use crate::socket_io;
@@ -226,28 +228,39 @@ impl Socket {
     pub fn show_stat(&self) -> Result<Vec<Stat>, Error> {
         let command = Command::show_stat();
         let answer = self.send_command(&command)?;
-        stats::collect_stats(&answer, Figures::All).ok_or_else(|| self.refused_error(command, &answer))
+        stats::parse_stats(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// Hands over every frontend, backend and server, one after another, with its [`Figures::Facts`]: `show stat`.
+    /// Hands over every frontend, backend and server, one after another: `show stat`.
     ///
     /// # Errors
     /// As [`send_command`](Self::send_command), or if the answer has another form.
-    pub fn read_facts(&self, take: impl FnMut(Stat)) -> Result<(), Error> {
+    pub fn read_facts(&self, take: impl FnMut(Facts<'_>)) -> Result<(), Error> {
         let command = Command::show_stat();
         let answer = self.send_command(&command)?;
-        stats::parse_stats(&answer, Figures::Facts, take).ok_or_else(|| self.refused_error(command, &answer))
+        let rows = columns::parse_facts(&answer).ok_or_else(|| self.refused_error(command, &answer))?;
+        rows.for_each(take);
+        Ok(())
     }
 
-    /// Reads the answering worker's process id, and the [`Figures::Turns`] of its backends without those of their servers.
+    /// Hands over the answering worker's process id, and the figures of its backends without those of their servers. Returns what
+    /// `take` returns.
     ///
     /// # Errors
     /// As [`send_command`](Self::send_command), or if the answer has another form.
-    pub fn show_backends(&self) -> Result<(u32, Vec<Stat>), Error> {
-        self.request_sample(Command::show_backends())
+    pub fn read_turns<T>(&self, take: impl FnOnce(u32, &mut dyn Iterator<Item = Turns<'_>>) -> T) -> Result<T, Error> {
+        let command = Command::show_backends();
+        let answer = self.send_command(&command)?;
+        let refused = || self.refused_error(command, &answer);
+        let Some((info, rows)) = split_sample(&answer) else { return Err(refused()) };
+        if rows.is_empty() {
+            return Ok(take(info.pid, &mut std::iter::empty()));
+        }
+        let mut turns = columns::parse_turns(rows).ok_or_else(refused)?;
+        Ok(take(info.pid, &mut turns))
     }
 
-    /// Reads the answering worker's process id, and the [`Figures::Turns`] of these backends and of their servers. The backends
+    /// Reads the answering worker's process id, and the figures of these backends and of their servers. The backends
     /// are given by [`Stat::proxy_id`]. HAProxy takes a line of some 500 of them.
     ///
     /// # Errors
@@ -290,10 +303,15 @@ impl Socket {
 
 /// Parses the answer to `show info` and `show stat` in one line: the process id, and the rows.
 fn parse_sample(answer: &str) -> Option<(u32, Vec<Stat>)> {
-    let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
+    let (info, rows) = split_sample(answer)?;
     // The header of each further table counts as a row of no known kind.
-    let rows = if rows.is_empty() { Vec::new() } else { stats::collect_stats(rows, Figures::Turns)? };
-    Some((Info::parse(info)?.pid, rows))
+    Some((info.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
+}
+
+/// The process, and the tables. They are empty if there are none.
+fn split_sample(answer: &str) -> Option<(Info, &str)> {
+    let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
+    Some((Info::parse(info)?, rows))
 }
 
 /// Parses `2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …`.

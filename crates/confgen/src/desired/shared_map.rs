@@ -113,6 +113,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         }
         let at = self.part_of(&key).unwrap_or_default();
         let parts = Arc::make_mut(&mut self.parts);
+        let is_last = at + 1 == parts.len();
         let Some(part) = parts.get_mut(at).map(Arc::make_mut) else {
             parts.push(Arc::new(vec![(key, value)]));
             return None;
@@ -121,7 +122,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         part.insert(place, (key, value));
         if part.len() > LARGEST {
             // Keys that come in their order leave full parts behind.
-            let rest = part.split_off(if place == LARGEST { place } else { LARGEST / 2 });
+            let rest = part.split_off(if is_last && place == LARGEST { place } else { LARGEST / 2 });
             part.shrink_to_fit();
             parts.insert(at + 1, Arc::new(rest));
         }

@@ -180,10 +180,10 @@ impl HaproxyControl {
         self.socket.read_facts(|row| {
             state.take_row(&row, &tcp_sections);
             if row.kind == RowKind::Backend && row.is_unpublished() {
-                unpublished.insert(row.proxy.clone());
+                unpublished.insert(row.proxy.to_owned());
             }
             if row.kind == RowKind::Backend {
-                backends.insert(row.proxy);
+                backends.insert(row.proxy.to_owned());
             }
         })?;
         let after = self.socket.show_info()?;

@@ -1,6 +1,4 @@
 //! Parses the answer to `show stat`: the figures of each frontend, backend and server (Management Guide, 9.1). Pure.
-//!
-//! A row has some ninety fields, and a busy balancer thousands of rows. So a reader chooses what it reads of them.
 
 use std::net::SocketAddr;
 
@@ -105,43 +103,6 @@ pub struct Count {
     pub total: u64,
 }
 
-/// The figures that are read of each row. The others have their defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Figures {
-    /// All figures of a [`Stat`].
-    All,
-    /// Names, kind, status, limit and cookie: what only commands change.
-    Facts,
-    /// Names, numbers, kind, status, weight, algorithm, sessions and what tells how often HAProxy chose a server.
-    Turns,
-}
-
-impl Figures {
-    /// True if the column is read.
-    fn has_column(self, column: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Facts => matches!(column, "pxname" | "svname" | "status" | "slim" | "cookie"),
-            Self::Turns => matches!(
-                column,
-                "pxname"
-                    | "svname"
-                    | "iid"
-                    | "status"
-                    | "weight"
-                    | "act"
-                    | "bck"
-                    | "lbtot"
-                    | "algo"
-                    | "slim"
-                    | "scur"
-                    | "qcur"
-                    | "lastchg"
-            ),
-        }
-    }
-}
-
 impl Stat {
     /// True if HAProxy may send new requests there: its checks pass, or it has none, and it is neither in drain nor in
     /// maintenance.
@@ -156,38 +117,30 @@ impl Stat {
     }
 }
 
-/// Parses all rows, and hands over one after another. It finds columns by their names, because each release adds some. A field
-/// that a row lacks is `None` or 0. Rows of listening sockets, and of kinds that later releases may add, are left out. `None`
-/// if the text has no header, and so is no answer to `show stat`.
-pub(super) fn parse_stats(answer: &str, figures: Figures, mut take: impl FnMut(Stat)) -> Option<()> {
+/// Parses all rows. It finds columns by their names, because each release adds some. A field that a row lacks is `None`
+/// or 0. Rows of listening sockets, and of kinds that later releases may add, are left out. `None` if the text has no
+/// header, and so is no answer to `show stat`.
+pub(super) fn parse_stats(answer: &str) -> Option<Vec<Stat>> {
     let text = answer.strip_prefix("# ")?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let header = reader.headers().ok().filter(|header| header.get(0) == Some("pxname"))?;
     // Once for all rows: a busy balancer has thousands, and confgen asks for them all the time.
-    let columns = header.iter().enumerate().filter(|(_, name)| figures.has_column(name));
-    let setters: Vec<(usize, Setter)> = columns.filter_map(|(at, name)| Some((at, find_setter(name)?))).collect();
+    let setters: Vec<Option<Setter>> = header.iter().map(find_setter).collect();
     let kind = header.iter().position(|name| name == "type");
-    let mut record = csv::StringRecord::new();
+    let (mut rows, mut record) = (Vec::new(), csv::StringRecord::new());
     loop {
         match reader.read_record(&mut record) {
             Ok(true) => {}
-            Ok(false) => return Some(()),
+            Ok(false) => return Some(rows),
             // A row that is no UTF-8.
             Err(_) => continue,
         }
-        if let Some(kind) = kind.and_then(|column| parse_kind(record.get(column)?)) {
-            take(parse_row(kind, &record, &setters));
-        }
+        let kind = kind.and_then(|column| parse_kind(record.get(column)?));
+        rows.extend(kind.map(|kind| parse_row(kind, &record, &setters)));
     }
 }
 
-/// Parses all rows.
-pub(super) fn collect_stats(answer: &str, figures: Figures) -> Option<Vec<Stat>> {
-    let mut rows = Vec::new();
-    parse_stats(answer, figures, |row| rows.push(row)).map(|()| rows)
-}
-
-fn parse_kind(number: &str) -> Option<RowKind> {
+pub(super) fn parse_kind(number: &str) -> Option<RowKind> {
     match number {
         "0" => Some(RowKind::Frontend),
         "1" => Some(RowKind::Backend),
@@ -196,11 +149,11 @@ fn parse_kind(number: &str) -> Option<RowKind> {
     }
 }
 
-fn parse_row(kind: RowKind, record: &csv::StringRecord, setters: &[(usize, Setter)]) -> Stat {
+fn parse_row(kind: RowKind, record: &csv::StringRecord, setters: &[Option<Setter>]) -> Stat {
     let mut row = Stat { kind, ..Stat::default() };
-    for (at, set) in setters {
+    for (field, set) in record.iter().zip(setters) {
         // HAProxy leaves a field empty if it has no meaning in this row.
-        if let Some(field) = record.get(*at).filter(|field| !field.is_empty()) {
+        if let Some(set) = set.filter(|_| !field.is_empty()) {
             set(&mut row, field);
         }
     }
@@ -292,7 +245,7 @@ no,kind\n";
 
     #[test]
     fn reads_rows_by_the_names_of_their_columns() {
-        let rows = collect_stats(ANSWER, Figures::All).unwrap();
+        let rows = parse_stats(ANSWER).unwrap();
         let [server, backend, namesake, frontend, tcp, short] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((server.proxy.as_str(), server.name.as_str()), ("http-shop", "node-1"));
         assert_eq!(server.sessions, Count { now: 3, most: 7, total: 120 });
@@ -318,29 +271,7 @@ no,kind\n";
     #[test]
     fn what_is_no_list_is_none() {
         for answer in ["", "Permission denied\n", "# ", "# a,b\n1,2\n"] {
-            assert_eq!(collect_stats(answer, Figures::All), None, "{answer}");
+            assert_eq!(parse_stats(answer), None, "{answer}");
         }
-    }
-
-    #[test]
-    fn figures_that_are_not_chosen_have_their_defaults() {
-        let rows = collect_stats(ANSWER, Figures::All).unwrap();
-        let facts = rows.iter().map(|row| Stat {
-            kind: row.kind,
-            proxy: row.proxy.clone(),
-            name: row.name.clone(),
-            status: row.status.clone(),
-            limit: row.limit,
-            cookie: row.cookie.clone(),
-            ..Stat::default()
-        });
-        assert_eq!(collect_stats(ANSWER, Figures::Facts).unwrap(), facts.collect::<Vec<_>>());
-        let turns = collect_stats(ANSWER, Figures::Turns).unwrap();
-        let chosen = |rows: &[Stat]| -> Vec<_> {
-            let chosen = |row: &Stat| (row.proxy_id, row.weight, row.chosen, row.algorithm.clone(), row.last_change);
-            rows.iter().map(chosen).collect()
-        };
-        assert_eq!(chosen(&turns), chosen(&rows));
-        assert!(turns.iter().all(|row| row.requests.is_none() && row.check.is_none()));
     }
 }
