@@ -210,3 +210,43 @@ fn normalize_path(path: &Path) -> PathBuf {
     }
     parts
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an operator edits files in place")]
+mod tests {
+    use super::*;
+    use crate::state_dir::StateDir;
+
+    #[test]
+    fn a_haproxy_cfg_that_confgen_wrote_is_no_changed_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = |name: &str| dir.path().join(name);
+        let paths = LocalPaths {
+            include: below("conf.d"),
+            fill: Vec::new(),
+            certs: below("certs"),
+            authorities: below("ca"),
+            domains: None,
+            pages: None,
+            cfg: below("haproxy.cfg"),
+            state_dir: below("state"),
+            chroot: None,
+            own_endpoints: OwnEndpoints::default(),
+            environment: Environment::default(),
+        };
+        let own_cfg = OwnFile::default();
+        let disk = StateDir::open(&paths.cfg, &paths.state_dir).unwrap().with_own_cfg(own_cfg.clone());
+        let stamps = || paths.take_stamps(&own_cfg, &FileStamps::default(), SystemTime::now());
+        let before = stamps();
+        let rendered = |cfg: &str| crate::render::Rendered { cfg: cfg.into(), ..Default::default() };
+        for content in ["one\n", "two\n"] {
+            disk.commit(disk.stage_config(&rendered(content)).unwrap()).unwrap();
+            assert_eq!(stamps(), before, "{content}");
+        }
+        fs::write(&paths.cfg, "edited\n").unwrap();
+        let edited = stamps();
+        assert_ne!(edited, before);
+        fs::remove_file(&paths.cfg).unwrap();
+        assert_eq!(stamps(), before, "the next publish writes it again");
+    }
+}

@@ -102,3 +102,88 @@ impl ServiceState {
         is_same(self.desired.as_ref(), self.last_accepted.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use discovery::{Change, Entry, Kind, Topology};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::desired::pairs::pair_by_key;
+    use crate::desired::tests::{settle, topology};
+    use crate::desired::{DesiredState, Policy};
+    use crate::store::Changed;
+
+    const SERVICES: usize = 140;
+
+    /// Writes or deletes one key of a service, and has the service decided again.
+    fn write_key(store: &mut Topology, desired: &mut DesiredState, id: &ServiceId, key: &str, value: Option<String>) {
+        let (key, revision) = (format!("{}{key}", id.folder_path()), 7);
+        store.apply_change(&match value {
+            Some(value) => Change::Put(Entry {
+                key,
+                value: value.into(),
+                create_revision: revision,
+                mod_revision: revision,
+                lease: 0,
+            }),
+            None => Change::Delete { key, revision, previous: None },
+        });
+        desired.update_services(store, &Changed::Services([id.clone()].into()));
+        desired.drop_removed();
+    }
+
+    fn check_against_all(desired: &DesiredState, earlier: &DesiredState) -> Result<(), String> {
+        let ids: BTreeSet<&ServiceId> = desired.services.keys().chain(earlier.services.keys()).collect();
+        ids.into_iter().try_for_each(|id| desired.services.check_lists(id))?;
+        let all = pair_by_key(earlier.services(), desired.services());
+        let changed: Vec<&ServiceId> = all.filter(|(_, old, new)| !is_same(*old, *new)).map(|(id, _, _)| id).collect();
+        let told: Vec<&ServiceId> = desired.changes_since(earlier).map(|(id, _, _)| id).collect();
+        if told == changed { Ok(()) } else { Err(format!("{told:?} instead of {changed:?}")) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// After any history, lists and changes are those that a walk through all services finds.
+        #[test]
+        fn no_service_is_missed(steps in prop::collection::vec((0..SERVICES, 0..9_u8, any::<bool>()), 1..40)) {
+            let lines = (0..SERVICES).map(|number| format!("http-services/s{number}/domain s{number}.test\n"));
+            let mut store = topology(&lines.collect::<String>());
+            let mut desired = settle(&store, &Default::default(), &Policy::default());
+            let mut earlier = desired.clone();
+            for (number, act, is_kept) in steps {
+                let id = ServiceId { kind: Kind::Http, name: format!("s{number}").parse().unwrap() };
+                let mut write = |key, value: Option<&str>| {
+                    write_key(&mut store, &mut desired, &id, key, value.map(str::to_owned));
+                };
+                match act {
+                    0 => write("upstreams/1", Some("10.0.0.1:80")),
+                    1 => write("upstreams/1", Some("nowhere")),
+                    2 => write("domain", Some("s1.test s2.test")),
+                    3 => write("domain", None),
+                    4 => write("tls", Some(if is_kept { "off" } else { "terminate" })),
+                    5 => desired.mark_running([&id].into_iter()),
+                    6 => desired.clear_rejections(),
+                    7 => {
+                        let judged = desired.clone();
+                        desired.reject_services(&[(id, "refused".to_owned())].into(), &judged);
+                    }
+                    _ => {
+                        desired.mark_accepted(&earlier);
+                        for (id, then) in earlier.services.iter() {
+                            let now = desired.services.get(id).map(|now| now.last_accepted.as_ref());
+                            prop_assert!(now.is_none_or(|accepted| is_same(accepted, then.desired.as_ref())), "{id}");
+                        }
+                    }
+                }
+                prop_assert_eq!(check_against_all(&desired, &earlier), Ok(()));
+                if is_kept {
+                    earlier = desired.clone();
+                }
+            }
+        }
+    }
+}
