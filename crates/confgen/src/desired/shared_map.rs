@@ -1,7 +1,7 @@
 //! A sorted map in parts. Clones share their parts, and a change copies one of them. So a clone costs nothing, and a comparison with an
 //! earlier clone costs what changed since. Pure.
 //!
-//! No persistent map with a licence of `deny.toml` tells the differences of two maps without a walk through both.
+//! `rpds` has no such comparison, and neither it nor `imbl` has a licence of `deny.toml`.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::pairs::pair_by_key;
 
-/// The most entries of a part. A change copies this many, and all parts are counted for each change.
+/// The most entries of a part. A change copies one part, and the list of all parts if a clone has that too.
 const LARGEST: usize = 64;
 
 /// Two neighbours with so few entries become one part.
