@@ -176,8 +176,8 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         &'a self,
         before: &'a Self,
     ) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-        let (old, new) = unshared_parts(&before.parts, &self.parts);
-        pair_by_key(entries_of(old), entries_of(new))
+        let unshared = UnsharedParts::find(&before.parts, &self.parts);
+        pair_by_key(entries_of(unshared.before), entries_of(unshared.after))
     }
 
     /// The number of the part that has the key, or would have it. `None` without a part.
@@ -228,7 +228,7 @@ fn place_in<K: Borrow<Q>, V, Q: Ord + ?Sized>(part: &[(K, V)], key: &Q) -> Resul
     part.binary_search_by(|(other, _)| Borrow::<Q>::borrow(other).cmp(key))
 }
 
-fn entries_of<'a, K, V>(parts: Vec<&'a Part<K, V>>) -> impl Iterator<Item = (&'a K, &'a V)> {
+fn entries_of<K, V>(parts: Vec<&Part<K, V>>) -> impl Iterator<Item = (&K, &V)> {
     parts.into_iter().flat_map(|part| part.iter()).map(|(key, value)| (key, value))
 }
 
@@ -243,23 +243,27 @@ fn merge_with_next<K: Clone, V: Clone>(parts: &mut Vec<Part<K, V>>, at: usize) {
     }
 }
 
-/// The parts that only one of both maps has. An entry of a shared part is the same in both maps, and in no other part.
-fn unshared_parts<'a, K: Ord, V>(
-    before: &'a Arc<Vec<Part<K, V>>>,
-    after: &'a Arc<Vec<Part<K, V>>>,
-) -> (Vec<&'a Part<K, V>>, Vec<&'a Part<K, V>>) {
-    if Arc::ptr_eq(before, after) {
-        return (Vec::new(), Vec::new());
-    }
-    let by_first = |parts: &'a [Part<K, V>]| parts.iter().filter_map(|part| Some((first_key(part)?, part)));
-    let (mut old, mut new) = (Vec::new(), Vec::new());
-    for (_, one, other) in pair_by_key(by_first(before), by_first(after)) {
-        if !one.zip(other).is_some_and(|(one, other)| Arc::ptr_eq(one, other)) {
-            old.extend(one);
-            new.extend(other);
+/// The parts that only one of two maps has. An entry of a shared part is the same in both maps, and in no other part.
+struct UnsharedParts<'a, K, V> {
+    before: Vec<&'a Part<K, V>>,
+    after: Vec<&'a Part<K, V>>,
+}
+
+impl<'a, K: Ord, V> UnsharedParts<'a, K, V> {
+    fn find(before: &'a Arc<Vec<Part<K, V>>>, after: &'a Arc<Vec<Part<K, V>>>) -> Self {
+        let mut unshared = Self { before: Vec::new(), after: Vec::new() };
+        if Arc::ptr_eq(before, after) {
+            return unshared;
         }
+        let by_first = |parts: &'a [Part<K, V>]| parts.iter().filter_map(|part| Some((first_key(part)?, part)));
+        for (_, one, other) in pair_by_key(by_first(before), by_first(after)) {
+            if !one.zip(other).is_some_and(|(one, other)| Arc::ptr_eq(one, other)) {
+                unshared.before.extend(one);
+                unshared.after.extend(other);
+            }
+        }
+        unshared
     }
-    (old, new)
 }
 
 #[cfg(test)]
