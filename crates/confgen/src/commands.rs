@@ -13,6 +13,7 @@ use crate::cli::Common;
 use crate::event_loop::once;
 use crate::publish::Publication;
 use crate::reconcile::{Reconciler, RestartOutcome};
+use crate::state_dir::OwnFile;
 use crate::store::{StoreUpdate, bound_entry};
 
 /// The exit code for wrong usage, as clap has it.
@@ -38,7 +39,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
     let snapshot = fetch_snapshot(common.store, None).await?;
     let run = move || {
-        let mut reconciler = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
+        let mut reconciler = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()), OwnFile::default())?;
         let replica = reconciler.replica_of(&snapshot);
         once::run_once(reconciler, replica)
     };

@@ -24,7 +24,9 @@ mod saved_changes;
 mod servers;
 mod service;
 mod service_input;
+mod service_states;
 mod settings;
+pub(crate) mod shared_map;
 pub(crate) mod upstream_bound;
 mod upstream_tls;
 
@@ -49,7 +51,9 @@ pub use upstream_tls::{Authorities, Authority, Trust};
 use crate::store::Changed;
 use claim_group::ClaimGroup;
 use claims::Claims;
+use pairs::is_same;
 use service_input::ServiceInput;
+use service_states::ServiceStates;
 use upstream_bound::UpstreamBound;
 
 /// The limits from flags and local files. The store can't exceed them.
@@ -95,7 +99,7 @@ pub struct HeldNames {
 #[derive(Clone, Debug, Default)]
 pub struct DesiredState {
     policy: Arc<Policy>,
-    services: Arc<BTreeMap<ServiceId, ServiceState>>,
+    services: ServiceStates,
     claims: Arc<Claims>,
     /// False until the claims were assigned from the keys of all services.
     claims_are_assigned: bool,
@@ -114,6 +118,9 @@ pub struct DesiredState {
     /// Upstreams that the removal guard retains. No inner map is empty.
     retained: BTreeMap<ServiceId, BTreeMap<UpstreamId, RetainedUpstream>>,
 }
+
+/// A service with its desired form before and after. `None` if there is none to serve.
+pub type ServiceChange<'a> = (&'a ServiceId, Option<&'a Arc<DesiredService>>, Option<&'a Arc<DesiredService>>);
 
 #[derive(Clone, Debug)]
 struct Forbidden {
@@ -205,7 +212,7 @@ impl DesiredState {
         Arc::make_mut(&mut self.claims).reassign(&group, &self.policy);
         let members: Vec<ServiceId> = group.members.into_keys().cloned().collect();
         // The accepted form of a rejected service may serve what its keys no longer claim, and what a changed service now does.
-        let rejected = self.services.iter().filter(|(_, it)| it.rejection.is_some()).map(|(id, _)| id.clone());
+        let rejected = self.services.troubled().filter(|(_, it)| it.rejection.is_some()).map(|(id, _)| id.clone());
         changed.extend(members.into_iter().chain(rejected));
     }
 
@@ -250,7 +257,7 @@ impl DesiredState {
             self.removed_services.iter().filter(|id| !self.retained.contains_key(*id)).cloned().collect();
         for id in &dropped {
             self.removed_services.remove(id);
-            Arc::make_mut(&mut self.services).remove(id);
+            self.services.remove(id);
         }
         dropped
     }
@@ -258,7 +265,7 @@ impl DesiredState {
     /// A copy with these services only, to have HAProxy judge a file with them.
     pub fn restrict_to(&self, services: &[ServiceId]) -> Self {
         let mut some = self.clone();
-        Arc::make_mut(&mut some.services).retain(|id, _| services.contains(id));
+        some.services.restrict_to(services);
         some
     }
 
@@ -270,6 +277,14 @@ impl DesiredState {
     /// The services to serve, by kind and name. An unchanged service stays the same `Arc`.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<DesiredService>)> {
         self.services.iter().filter_map(|(id, it)| Some((id, it.desired.as_ref()?)))
+    }
+
+    /// The services whose desired form differs from that in `before`, with the form in either. Costs what changed in between if one
+    /// state came from the other.
+    pub fn changes_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = ServiceChange<'a>> {
+        let changes = self.services.changes_since(&before.services);
+        let forms = changes.map(|(id, old, new)| (id, old.and_then(desired_form), new.and_then(desired_form)));
+        forms.filter(|(_, old, new)| !is_same(*old, *new))
     }
 
     /// `None` if the service is gone, forbidden, or rejected without an accepted form.
@@ -295,8 +310,13 @@ impl DesiredState {
     /// The good values and claims, for the next confgen.
     pub fn to_last_known_good(&self) -> LastKnownGood {
         let good = self.services.iter().map(|(id, it)| (id.to_string(), it.good_values()));
-        LastKnownGood::new(good.collect(), self.claims.holders().clone())
+        let claims = self.claims.holders().iter().map(|(claim, owner)| (claim.clone(), owner.clone()));
+        LastKnownGood::new(good.collect(), claims.collect())
     }
+}
+
+fn desired_form(state: &ServiceState) -> Option<&Arc<DesiredService>> {
+    state.desired.as_ref()
 }
 
 impl ServiceState {

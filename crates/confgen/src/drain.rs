@@ -13,7 +13,6 @@ use discovery::{Color, Kind, ServiceId, Tls, UpstreamId};
 use haproxy::runtime::Streams;
 
 use crate::desired::names::preview_prefix;
-use crate::desired::pairs::{is_same, pair_by_key};
 use crate::desired::{DesiredService, DesiredState, ServerState};
 use crate::operator_files::filled::OtherBackends;
 use crate::render::KEEP_ALIVE;
@@ -202,12 +201,6 @@ fn desired_states(wanted: Option<&Arc<DesiredService>>) -> States<'_> {
     states
 }
 
-/// The services that differ, or that only one of both states has.
-fn changed_services<'a>(before: &'a DesiredState, after: &'a DesiredState) -> Vec<&'a ServiceId> {
-    let pairs = pair_by_key(before.services(), after.services());
-    pairs.filter(|(_, old, new)| !is_same(*old, *new)).map(|(id, _, _)| id).collect()
-}
-
 /// The sessions of an upstream in all sections for previews.
 fn count_preview_sessions(
     sessions: &BTreeMap<(String, String), u64>,
@@ -240,8 +233,7 @@ impl DrainTracker {
             self.previewed.extend(leaving.iter().map(|(service, _)| service.clone()));
         }
         let before = before.unwrap_or_default();
-        for id in changed_services(&before, settled) {
-            let (old, new) = (before.service(id), settled.service(id));
+        for (id, old, new) in settled.changes_since(&before) {
             if new.is_some_and(|new| !new.previews.is_empty()) {
                 self.previewed.insert(id.clone());
             }

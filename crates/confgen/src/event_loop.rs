@@ -32,6 +32,7 @@ use crate::event_loop::reconciler_thread::ReconcilerThread;
 use crate::event_loop::scheduler::{Action, Input, Scheduler};
 use crate::local_files::expiry;
 use crate::reconcile::Reconciler;
+use crate::state_dir::OwnFile;
 use crate::status::admin;
 use crate::status::balancer_record::RecordConfig;
 use crate::status::{Identity, Status};
@@ -58,8 +59,9 @@ pub async fn run(
     let status: watch::Sender<Status> = watch::Sender::default();
     let (activities, pulse) = (status.borrow().activities.clone(), Pulse::default());
     let (control, drain) = (options.build_control()?, shutdown.drain.clone());
-    let (paths, checked) = (options.local_paths(), options.checked_files());
-    let mut observations = spawn_observer(paths, checked, socket.clone(), control, activities.clone(), drain);
+    let (paths, checked, own_cfg) = (options.local_paths(), options.checked_files(), OwnFile::default());
+    let mut observations =
+        spawn_observer(paths, own_cfg.clone(), checked, socket.clone(), control, activities.clone(), drain);
     let drain = shutdown.drain.clone();
     let mut shares = share::spawn_share_counter(socket.clone(), status.subscribe(), activities.clone(), drain);
     let leases = options.state_dir.join("leases");
@@ -76,7 +78,7 @@ pub async fn run(
     let startup_activities = activities.clone();
     let startup = tokio::task::spawn_blocking(move || {
         let _activity = startup_activities.begin("start", "files are read and checked");
-        let mut reconciler = Reconciler::open(options, lease_lookup)?;
+        let mut reconciler = Reconciler::open(options, lease_lookup, own_cfg)?;
         reconciler.compare_with_persisted();
         Ok(reconciler)
     });

@@ -22,7 +22,7 @@ use haproxy::config;
 use crate::desired::domain_allowlist::DomainAllowlist;
 use crate::local_files::certificates::Certificates;
 use crate::render::error_pages::ErrorPages;
-use crate::state_dir::{Error, check_replaceable, io_error, remove_leftovers};
+use crate::state_dir::{Error, OwnFile, check_replaceable, io_error, remove_leftovers};
 
 use crate::desired::Authorities;
 use crate::local_files::file_stamps::FileStamps;
@@ -159,8 +159,9 @@ impl LocalPaths {
         files.into_iter().map(read_source).collect()
     }
 
-    /// The stamps of all local files. They equal those of `last` if no file has changed since.
-    pub fn take_stamps(&self, last: &FileStamps, now: SystemTime) -> FileStamps {
+    /// The stamps of all local files. They equal those of `last` if no file has changed since. A haproxy.cfg that confgen wrote itself is
+    /// left out: each change would have all files read again, and all services resolved.
+    pub fn take_stamps(&self, own_cfg: &OwnFile, last: &FileStamps, now: SystemTime) -> FileStamps {
         let listed =
             [&self.include, &self.authorities].into_iter().chain(&self.pages).flat_map(|dir| list_entries(dir));
         // `certificates::directory` reads direct subdirectories too.
@@ -169,8 +170,14 @@ impl LocalPaths {
             std::iter::once(path).chain(deeper)
         });
         let directories = [&self.include, &self.certs, &self.authorities].into_iter().chain(&self.pages).cloned();
-        let single = std::iter::once(self.cfg.clone()).chain(self.domains.clone());
-        FileStamps::read_paths(listed.chain(certificates).chain(directories).chain(single), last, now)
+        let edited_cfg = Some(&self.cfg).filter(|cfg| !own_cfg.is_at(cfg));
+        let single = edited_cfg.cloned().into_iter().chain(self.domains.clone());
+        let stamps = FileStamps::read_paths(listed.chain(certificates).chain(directories).chain(single), last, now);
+        // Otherwise a haproxy.cfg that is gone would look like confgen's own.
+        match edited_cfg {
+            Some(cfg) => stamps.with_required(cfg),
+            None => stamps,
+        }
     }
 }
 
@@ -207,4 +214,45 @@ fn normalize_path(path: &Path) -> PathBuf {
         }
     }
     parts
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an operator edits files in place")]
+mod tests {
+    use super::*;
+    use crate::state_dir::StateDir;
+
+    #[test]
+    fn a_haproxy_cfg_that_confgen_wrote_is_no_changed_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = |name: &str| dir.path().join(name);
+        let paths = LocalPaths {
+            include: below("conf.d"),
+            fill: Vec::new(),
+            certs: below("certs"),
+            authorities: below("ca"),
+            domains: None,
+            pages: None,
+            cfg: below("haproxy.cfg"),
+            state_dir: below("state"),
+            chroot: None,
+            own_endpoints: OwnEndpoints::default(),
+            environment: Environment::default(),
+        };
+        let own_cfg = OwnFile::default();
+        let disk = StateDir::open(&paths.cfg, &paths.state_dir).unwrap().with_own_cfg(own_cfg.clone());
+        let stamps = || paths.take_stamps(&own_cfg, &FileStamps::default(), SystemTime::now());
+        let missing = stamps();
+        let rendered = |cfg: &str| crate::render::Rendered { cfg: cfg.into(), ..Default::default() };
+        let publish = |content| disk.commit(disk.stage_config(&rendered(content)).unwrap()).unwrap();
+        publish("one\n");
+        let own = stamps();
+        publish("two\n");
+        assert_eq!(stamps(), own);
+        fs::write(&paths.cfg, "edited\n").unwrap();
+        let edited = stamps();
+        assert!(edited != own && edited != missing);
+        fs::remove_file(&paths.cfg).unwrap();
+        assert!(stamps() == missing && missing != own);
+    }
 }

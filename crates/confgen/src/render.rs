@@ -65,6 +65,14 @@ struct Sections<'a> {
     lingers: bool,
 }
 
+impl Sections<'_> {
+    /// The length of the services' sections in bytes.
+    fn length(&self) -> usize {
+        let sections = self.http.iter().chain(self.passthrough).chain(self.tcp);
+        sections.map(|section| section.len() + 1).sum()
+    }
+}
+
 impl HaproxyCfg<'_> {
     fn ours(&self, keyword: &str) -> bool {
         self.view.writes_global(keyword)
@@ -127,12 +135,17 @@ pub fn render_frame(view: &View) -> Result<String, askama::Error> {
 }
 
 fn render_file(view: &View, sections: Sections, maps: &str, generation_id: &str) -> Result<String, askama::Error> {
-    let mut text = HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render()?;
+    // A text of half a megabyte that grows is copied several times, and takes twice its size at the end.
+    let mut text = String::with_capacity(LENGTH_OF_REST + sections.length());
+    HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render_into(&mut text)?;
     // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
     text.truncate(text.trim_end().len());
     text.push('\n');
     Ok(text)
 }
+
+/// The file without services has some 10 kB, unless the operator has many networks and error pages.
+const LENGTH_OF_REST: usize = 16 << 10;
 
 /// The value of `timeout http-keep-alive` in haproxy.cfg. The drain waits for it too.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(4);

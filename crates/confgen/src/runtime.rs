@@ -165,8 +165,8 @@ impl HaproxyControl {
     }
 
     /// The reason why HAProxy needs a restart to serve this. `None` if it needs none.
-    pub fn restart_reason(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
-        let reason = match (self.refused_change(), &self.observed) {
+    pub fn restart_reason(&mut self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
+        let reason = match (self.refused_change.as_deref(), &mut self.observed) {
             (Some(complaint), _) => format!("HAProxy refuses a change while it runs: {complaint}"),
             (None, None) => "HAProxy doesn't answer, or runs no generation of ours".into(),
             (None, Some(observed)) => return observed.restart_reason(wanted),

@@ -2,8 +2,10 @@
 //! doesn't decide what they hold.
 
 mod atomic_file;
+mod generation_folder;
 mod journal;
 mod lock;
+mod stamp;
 mod state_file;
 
 use std::fs::{self, File};
@@ -20,12 +22,14 @@ use crate::desired::LastKnownGood;
 use crate::operator_files::SourceFile;
 use crate::render::Rendered;
 use crate::render::restart_needed::ConfigFingerprint;
-use crate::render::view::Maps;
 use crate::store::PersistedStore;
 pub(crate) use atomic_file::{
     StagedFile, check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file,
 };
 use atomic_file::{parent_dir, persist_file};
+use generation_folder::GenerationFolder;
+pub use stamp::OwnFile;
+use stamp::Stamp;
 pub use state_file::SavedState;
 use state_file::StateFile;
 
@@ -47,12 +51,16 @@ pub(crate) fn io_error(act: &'static str, path: &Path) -> impl FnOnce(io::Error)
 #[derive(Clone, Debug)]
 pub struct StateDir {
     cfg: PathBuf,
+    /// haproxy.cfg as confgen wrote it last, or found it as it should be.
+    own_cfg: OwnFile,
     state_dir: PathBuf,
     /// Clones share the lock. `None` for `render` and `diff`, which write nothing.
     #[expect(dead_code, reason = "the lock ends with its last holder, and has no other use")]
     lock: Option<Arc<Flock<File>>>,
     /// Clones share it, so that each knows what the others wrote.
     state: Arc<Mutex<StateFile>>,
+    /// The folder that was written last. Clones share it.
+    generation: Arc<Mutex<Option<GenerationFolder>>>,
 }
 
 /// A haproxy.cfg beside its place, not yet committed. Its maps are in their place already.
@@ -102,7 +110,14 @@ impl StateDir {
         // A rename would replace a link, so the file that it leads to is replaced instead.
         let cfg = cfg.canonicalize().unwrap_or_else(|_| cfg.to_owned());
         let state = Arc::new(Mutex::new(StateFile::new(state_dir)));
-        Self { cfg, state_dir: state_dir.to_owned(), lock: None, state }
+        let (own_cfg, generation) = (OwnFile::default(), Arc::default());
+        Self { cfg, own_cfg, state_dir: state_dir.to_owned(), lock: None, state, generation }
+    }
+
+    /// Notes in `own_cfg` which haproxy.cfg is confgen's own.
+    #[must_use]
+    pub fn with_own_cfg(self, own_cfg: OwnFile) -> Self {
+        Self { own_cfg, ..self }
     }
 
     /// The content of haproxy.cfg. `None` without a file.
@@ -118,10 +133,18 @@ impl StateDir {
 
     /// True if haproxy.cfg has this content.
     pub fn is_cfg(&self, content: &str) -> Result<bool, Error> {
-        match regular_file::has_content(&self.cfg, content.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("read", &self.cfg)(error)),
-            found => Ok(found.is_ok_and(|same| same)),
+        // Before the content is read: an edit in between has another stamp.
+        let stamp = Stamp::read(&self.cfg);
+        let is_same = match regular_file::has_content(&self.cfg, content.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("read", &self.cfg)(error)),
+            found => found.is_ok_and(|same| same),
+        };
+        if let Ok(stamp) = stamp
+            && is_same
+        {
+            self.own_cfg.note(stamp);
         }
+        Ok(is_same)
     }
 
     /// Writes the maps into the generation's folder, and haproxy.cfg beside its place.
@@ -132,23 +155,17 @@ impl StateDir {
         Ok(StagedConfig { file })
     }
 
-    /// Writes the maps, error pages and fingerprints of a generation into its folder.
+    /// Writes the maps, error pages and fingerprints of a generation into its folder, unless they are there.
     pub fn write_maps(&self, rendered: &Rendered) -> Result<(), Error> {
-        let maps = self.state_dir.join(&rendered.generation_id);
-        fs::create_dir_all(&maps).map_err(io_error("create", &maps))?;
-        let Maps { hosts, paths, urls, passthrough, checks } = &*rendered.maps;
-        let maps_by_name =
-            [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough), ("checks", checks)];
-        for (name, content) in maps_by_name {
-            replace_file(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
+        let path = self.state_dir.join(&rendered.generation_id);
+        let mut last = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_some_and(|folder| folder.has_files_of(&path, rendered)) {
+            return Ok(());
         }
-        for (name, content) in rendered.pages.files() {
-            replace_file(&maps.join(name), content, NEW_MODE)?;
-        }
-        let fingerprint = maps.join(FINGERPRINT);
-        let json = serde_json::to_vec(&*rendered.fingerprint)
-            .map_err(|error| io_error("write", &fingerprint)(error.into()))?;
-        replace_file(&fingerprint, &json, NEW_MODE)
+        // Taken: after a failure, the next call writes again.
+        *last = None;
+        *last = Some(GenerationFolder::write(path, rendered)?);
+        Ok(())
     }
 
     /// The fingerprints of a generation. `None` if confgen didn't make it, or its folder is gone.
@@ -190,6 +207,8 @@ impl StateDir {
 
     /// Renames the staged file to haproxy.cfg. This rename is the only commit.
     pub fn commit(&self, staged: StagedConfig) -> Result<(), Error> {
+        // A rename changes nothing of the stamp.
+        self.own_cfg.note(Stamp::read(staged.path())?);
         persist_file(staged.file, &self.cfg)
     }
 
@@ -320,6 +339,25 @@ mod tests {
         assert_eq!(disk.read_cfg().unwrap().as_deref(), Some("new\n"));
         disk.remove_other_generations(&["0123456789abcdef"]).unwrap();
         assert!(state.join("0123456789abcdef").exists() && !state.join("fedcba9876543210").exists());
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "an operator edits the file in place")]
+    fn only_a_file_as_confgen_wrote_it_is_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cfg, own) = (dir.path().join("haproxy.cfg"), OwnFile::default());
+        fs::write(&cfg, "of the last process\n").unwrap();
+        let disk = StateDir::open(&cfg, &dir.path().join("state")).unwrap().with_own_cfg(own.clone());
+        assert!(!own.is_at(&cfg) && !disk.is_cfg("new\n").unwrap() && !own.is_at(&cfg));
+        assert!(disk.is_cfg("of the last process\n").unwrap() && own.is_at(&cfg), "it is as it should be");
+        let staged = disk.stage_config(&rendered("0123456789abcdef", "new\n")).unwrap();
+        assert!(own.is_at(&cfg));
+        disk.commit(staged).unwrap();
+        assert!(own.is_at(&cfg));
+        fs::write(&cfg, "edited by hand\n").unwrap();
+        assert!(!own.is_at(&cfg));
+        fs::remove_file(&cfg).unwrap();
+        assert!(!own.is_at(&cfg));
     }
 
     #[test]

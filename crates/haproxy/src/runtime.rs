@@ -3,6 +3,7 @@
 
 mod certificate;
 mod change;
+mod columns;
 mod command;
 mod info;
 mod options;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate, SniFilter, crt_line};
 pub use change::{AdminState, Change, NotAToken, Removal, ServerName, Token};
+pub use columns::{Facts, Turns};
 pub use command::{Command, NotAWord, Word};
 pub use info::{Info, Limits};
 pub use options::{CheckTls, LIVENESS, ServerOptions, ServerTls, Sni};
@@ -110,10 +112,12 @@ impl Socket {
     /// # Errors
     /// If HAProxy doesn't answer, or not to the end within the time limit.
     pub fn send_command(&self, command: &Command) -> Result<String, Error> {
-        let answer = self.exchange_text(command)?;
+        let mut answer = self.exchange_text(command)?;
         // HAProxy closes every answer, refusals included, with an empty line. An answer without it lacks its end.
-        if let Some(whole) = answer.strip_suffix("\n\n") {
-            Ok(format!("{whole}\n"))
+        if answer.ends_with("\n\n") {
+            // Not copied, since the list of many servers has megabytes.
+            answer.pop();
+            Ok(answer)
         } else if answer == "\n" {
             Ok(String::new())
         } else if is_no_target(answer.as_bytes()) {
@@ -128,7 +132,7 @@ impl Socket {
         let answer = self.exchange_bytes(command, "")?;
         // Apps write a part of `show stat`: the reason in their answer to a check. A byte that is no UTF-8 there must
         // not hide the other servers.
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(String::from_utf8(answer).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
     /// Sends a command and its payload. No error ever shows the payload, because it may be a private key.
@@ -227,12 +231,33 @@ impl Socket {
         stats::parse_stats(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// Reads the answering worker's process id, and the figures of its backends without those of their servers.
+    /// Hands over every frontend, backend and server, one after another: `show stat`.
     ///
     /// # Errors
     /// As [`send_command`](Self::send_command), or if the answer has another form.
-    pub fn show_backends(&self) -> Result<(u32, Vec<Stat>), Error> {
-        self.request_sample(Command::show_backends())
+    pub fn read_facts(&self, take: impl FnMut(Facts<'_>)) -> Result<(), Error> {
+        let command = Command::show_stat();
+        let answer = self.send_command(&command)?;
+        let rows = columns::parse_facts(&answer).ok_or_else(|| self.refused_error(command, &answer))?;
+        rows.for_each(take);
+        Ok(())
+    }
+
+    /// Hands over the answering worker's process id, and the figures of its backends without those of their servers. Returns what
+    /// `take` returns.
+    ///
+    /// # Errors
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
+    pub fn read_turns<T>(&self, take: impl FnOnce(u32, &mut dyn Iterator<Item = Turns<'_>>) -> T) -> Result<T, Error> {
+        let command = Command::show_backends();
+        let answer = self.send_command(&command)?;
+        let refused = || self.refused_error(command, &answer);
+        let Some((info, rows)) = split_sample(&answer) else { return Err(refused()) };
+        if rows.is_empty() {
+            return Ok(take(info.pid, &mut std::iter::empty()));
+        }
+        let mut turns = columns::parse_turns(rows).ok_or_else(refused)?;
+        Ok(take(info.pid, &mut turns))
     }
 
     /// Reads the answering worker's process id, and the figures of these backends and of their servers. The backends
@@ -278,9 +303,15 @@ impl Socket {
 
 /// Parses the answer to `show info` and `show stat` in one line: the process id, and the rows.
 fn parse_sample(answer: &str) -> Option<(u32, Vec<Stat>)> {
-    let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
+    let (info, rows) = split_sample(answer)?;
     // The header of each further table counts as a row of no known kind.
-    Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
+    Some((info.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
+}
+
+/// The process, and the tables. They are empty if there are none.
+fn split_sample(answer: &str) -> Option<(Info, &str)> {
+    let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
+    Some((Info::parse(info)?, rows))
 }
 
 /// Parses `2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …`.

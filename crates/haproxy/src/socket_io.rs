@@ -14,20 +14,28 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 /// A stream with time limits for reads and writes.
 pub(crate) trait BoundedStream: Read + Write {
-    /// Sets the time limit of the next read and of the next write.
-    fn set_timeouts(&self, left: Duration) -> io::Result<()>;
+    /// Sets the time limit of the next read.
+    fn limit_read(&self, left: Duration) -> io::Result<()>;
+    /// Sets the time limit of the next write.
+    fn limit_write(&self, left: Duration) -> io::Result<()>;
 }
 
 impl BoundedStream for UnixStream {
-    fn set_timeouts(&self, left: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(left))?;
+    fn limit_read(&self, left: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(left))
+    }
+
+    fn limit_write(&self, left: Duration) -> io::Result<()> {
         self.set_write_timeout(Some(left))
     }
 }
 
 impl BoundedStream for TcpStream {
-    fn set_timeouts(&self, left: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(left))?;
+    fn limit_read(&self, left: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(left))
+    }
+
+    fn limit_write(&self, left: Duration) -> io::Result<()> {
         self.set_write_timeout(Some(left))
     }
 }
@@ -45,7 +53,7 @@ pub(crate) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStr
 
 /// Sends the whole request before `deadline`.
 pub(crate) fn send_all(stream: &mut dyn BoundedStream, request: &[u8], deadline: Instant) -> io::Result<()> {
-    stream.set_timeouts(time_left(deadline)?)?;
+    stream.limit_write(time_left(deadline)?)?;
     stream.write_all(request)
 }
 
@@ -64,7 +72,7 @@ pub(crate) fn receive_until(
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
-        stream.set_timeouts(time_left(deadline)?)?;
+        stream.limit_read(time_left(deadline)?)?;
         match stream.read(&mut chunk) {
             Ok(0) => return Ok(answer),
             Ok(read) => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),

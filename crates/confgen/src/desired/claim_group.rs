@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Domain, ServiceId};
 
-use super::ServiceState;
+use super::service_states::ServiceStates;
 use crate::desired::service_input::ServiceInput;
 
 /// Changed services, and those that share a host or a port with them, directly or through others.
@@ -21,7 +21,7 @@ pub(super) struct ClaimGroup<'a> {
 impl<'a> ClaimGroup<'a> {
     /// Finds the group of the changed services. `earlier` are their inputs of before.
     pub(super) fn find(
-        services: &'a BTreeMap<ServiceId, ServiceState>,
+        services: &'a ServiceStates,
         changed: impl Iterator<Item = &'a ServiceId>,
         earlier: impl Iterator<Item = (&'a ServiceId, &'a ServiceInput)>,
     ) -> Self {

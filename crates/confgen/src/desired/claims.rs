@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Bind, Domain, ServiceId, Tls};
 
+use super::shared_map::SharedMap;
 use super::{Policy, Route};
 use crate::desired::claim_group::ClaimGroup;
 use crate::desired::service_input::{KeyOrigin, ServiceInput};
@@ -16,13 +17,13 @@ use crate::desired::service_input::{KeyOrigin, ServiceInput};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Claims {
     /// By claim (`a.com/api/`, `:3306`).
-    holders: BTreeMap<String, ServiceId>,
+    holders: SharedMap<String, ServiceId>,
     /// By key.
     refusals: BTreeMap<String, Vec<String>>,
     /// By service, the services that own something that it claims too.
     rivals: BTreeMap<ServiceId, BTreeSet<ServiceId>>,
     /// Domains of services without TLS.
-    plain_domains: BTreeSet<Domain>,
+    plain_domains: SharedMap<Domain, ()>,
 }
 
 /// By claim, the services that claim it, each with the key that does.
@@ -31,7 +32,7 @@ type Claimants<'a> = BTreeMap<String, Vec<(&'a KeyOrigin, &'a ServiceId)>>;
 impl Claims {
     /// The claims that a previous confgen assigned. They decide only about the first [`Claims::assign_claims`].
     pub(super) fn from_holders(holders: BTreeMap<String, ServiceId>) -> Self {
-        Self { holders, ..Self::default() }
+        Self { holders: holders.into_iter().collect(), ..Self::default() }
     }
 
     /// Assigns every claim of these services. `before` are the claims as they were assigned last.
@@ -48,7 +49,7 @@ impl Claims {
             claims.collect_routes(id, input, &whole_hosts, policy, &mut claimants);
             claims.collect_ports(id, input, policy, &mut claimants);
             if input.settings.tls == Tls::Off {
-                claims.plain_domains.extend(input.claimed_domains().map(|(_, domain)| domain.clone()));
+                claims.plain_domains.extend(input.claimed_domains().map(|(_, domain)| (domain.clone(), ())));
             }
         }
         for (claim, claimants) in claimants {
@@ -66,11 +67,13 @@ impl Claims {
             self.forget_claims(input);
         }
         self.rivals.retain(|id, _| !group.contains(id));
-        self.plain_domains.retain(|domain| !group.domains().contains(domain));
-        self.holders.extend(assigned.holders);
+        for domain in group.domains() {
+            self.plain_domains.remove(*domain);
+        }
+        self.holders.extend(assigned.holders.iter().map(|(claim, owner)| (claim.clone(), owner.clone())));
         self.refusals.extend(assigned.refusals);
         self.rivals.extend(assigned.rivals);
-        self.plain_domains.extend(assigned.plain_domains);
+        self.plain_domains.extend(assigned.plain_domains.keys().map(|domain| (domain.clone(), ())));
     }
 
     fn forget_claims(&mut self, input: &ServiceInput) {
@@ -172,7 +175,7 @@ impl Claims {
 
     /// True if a service without TLS answers for the domain.
     pub(super) fn has_plain_service(&self, domain: &Domain) -> bool {
-        self.plain_domains.contains(domain)
+        self.plain_domains.contains_key(domain)
     }
 
     /// The routes of these domains that the service owns, sorted.
@@ -215,7 +218,7 @@ impl Claims {
     }
 
     /// Every claim with its owner.
-    pub(super) fn holders(&self) -> &BTreeMap<String, ServiceId> {
+    pub(super) fn holders(&self) -> &SharedMap<String, ServiceId> {
         &self.holders
     }
 }

@@ -31,6 +31,7 @@ impl DesiredState {
                 false => Ok(()),
             };
         };
+        self.services.check_lists(id)?;
         if self.forbidden.contains_key(id) {
             return Err(format!("{id} is both forbidden and served"));
         }
@@ -130,8 +131,7 @@ mod tests {
     /// The violation after a change of the shop's desired form.
     fn violation_of_form(break_form: impl FnOnce(&mut DesiredService)) -> String {
         violation(|state| {
-            let shop = Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap();
-            break_form(Arc::make_mut(shop.desired.as_mut().unwrap()));
+            state.services.update(&shop(), |shop| break_form(Arc::make_mut(shop.desired.as_mut().unwrap())));
         })
     }
 
@@ -158,10 +158,11 @@ mod tests {
         for (from, words) in [(blog, "http-shop serves blog.test/"), (mail, "http-shop binds *:25")] {
             let mut state = state.clone();
             let taken = state.service(from).unwrap().clone();
-            let form =
-                Arc::make_mut(Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap().desired.as_mut().unwrap());
-            form.routes.extend(taken.routes.iter().cloned());
-            form.binds.extend(taken.binds.iter().copied());
+            state.services.update(&shop(), |shop| {
+                let form = Arc::make_mut(shop.desired.as_mut().unwrap());
+                form.routes.extend(taken.routes.iter().cloned());
+                form.binds.extend(taken.binds.iter().copied());
+            });
             assert_eq!(state.check_invariants([&shop()]), Err(format!("{words}, which another service owns")));
         }
     }
@@ -173,8 +174,7 @@ mod tests {
         let both = violation_of_form(|form| form.servers[0].is_unproven = true);
         assert_eq!(both, "http-shop/a has a record, but is served as retained");
         let withheld = violation(|state| {
-            let shop = Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap();
-            Arc::make_mut(&mut shop.input).upstreams_withheld = true;
+            state.services.update(&shop(), |shop| Arc::make_mut(&mut shop.input).upstreams_withheld = true);
         });
         assert_eq!(withheld, "http-shop has servers, but one of its gates has no good value");
     }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_service_in_two_places_is_a_violation() {
         let forbidden = violation(|state| {
-            let source = Arc::clone(&state.services[&shop()].source);
+            let source = Arc::clone(&state.services.get(&shop()).unwrap().source);
             state.forbidden.insert(shop(), Forbidden { source, reason: String::new() });
         });
         assert_eq!(forbidden, "http-shop is both forbidden and served");
@@ -190,13 +190,12 @@ mod tests {
         assert_eq!(removed, "http-shop is not listed as removed exactly if it has no key");
         let dropped = violation(|state| {
             state.removed_services.insert(shop());
-            Arc::make_mut(&mut state.services).remove(&shop());
+            state.services.remove(&shop());
         });
         assert_eq!(dropped, "http-shop is both removed and dropped");
         let empty = violation(|state| _ = state.retained.insert(shop(), BTreeMap::new()));
         assert_eq!(empty, "http-shop is listed as retained without an upstream");
-        let rejected =
-            violation(|state| Arc::make_mut(&mut state.services).get_mut(&shop()).unwrap().servers_rejected = true);
+        let rejected = violation(|state| state.services.update(&shop(), |shop| shop.servers_rejected = true));
         assert_eq!(rejected, "the servers of http-shop are rejected without a reason");
     }
 
@@ -240,7 +239,7 @@ mod tests {
     fn a_claim_that_was_left_out_is_a_violation() {
         let mut state = settle(&topology(SHOP), &LastKnownGood::default(), &Policy::default());
         assert_eq!(state.check_claims_of_all(), Ok(()));
-        Arc::make_mut(&mut state.services).remove(&shop());
+        state.services.remove(&shop());
         let violation = state.check_claims_of_all().unwrap_err();
         assert!(violation.starts_with("assigning all claims anew gives others: "), "{violation}");
     }

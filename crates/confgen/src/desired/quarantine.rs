@@ -18,7 +18,7 @@ impl DesiredState {
             add_reason(&mut quarantine, key, reason);
         }
         self.add_left_out_keys(&mut quarantine);
-        for (id, state) in self.services.iter() {
+        for (id, state) in self.services.troubled() {
             for (key, reason) in &state.input.refusals {
                 add_reason(&mut quarantine, key, reason);
             }
@@ -78,7 +78,7 @@ const ALL_KEYS: &str = "/";
 
 impl ServiceState {
     /// True if the service asks for HSTS and doesn't get it.
-    fn lacks_hsts(&self) -> bool {
+    pub(super) fn lacks_hsts(&self) -> bool {
         let has_hsts = self.desired.as_ref().is_some_and(|desired| desired.settings.hsts.is_some());
         self.input.settings.hsts.is_some() && !has_hsts
     }

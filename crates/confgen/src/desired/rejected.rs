@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use discovery::ServiceId;
 
-use super::pairs::{is_same, pair_by_key};
+use super::pairs::is_same;
 use super::{DesiredService, DesiredState};
 
 impl DesiredState {
@@ -14,14 +14,15 @@ impl DesiredState {
     /// that HAProxy judged: services with newer keys are left alone. Returns the services with a changed desired form.
     pub fn reject_services(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
         for (id, reason) in culprits {
-            let now = Arc::make_mut(&mut self.services).get_mut(id);
-            let (Some(now), Some(then)) = (now, judged.services.get(id)) else { continue };
-            // The same `Arc` means the same keys. A service that was written meanwhile is judged anew.
-            if Arc::ptr_eq(&now.source, &then.source) {
-                // A second rejection is about the last accepted form with the servers of now.
-                now.servers_rejected |= then.rejection.is_some();
-                now.rejection = Some(reason.clone());
-            }
+            let Some(then) = judged.services.get(id) else { continue };
+            self.services.update(id, |now| {
+                // The same `Arc` means the same keys. A service that was written meanwhile is judged anew.
+                if Arc::ptr_eq(&now.source, &then.source) {
+                    // A second rejection is about the last accepted form with the servers of now.
+                    now.servers_rejected |= then.rejection.is_some();
+                    now.rejection = Some(reason.clone());
+                }
+            });
         }
         let changed = culprits.keys().filter(|id| self.resolve_service(id)).cloned().collect();
         debug_assert_eq!(self.check_invariants(&changed), Ok(()));
@@ -30,9 +31,9 @@ impl DesiredState {
 
     /// Clears all rejections, because a local file changed and HAProxy may accept the services now.
     pub fn clear_rejections(&mut self) {
-        if self.services.values().any(|it| it.rejection.is_some() || it.servers_rejected) {
-            let services = Arc::make_mut(&mut self.services).values_mut();
-            services.for_each(|it| (it.rejection, it.servers_rejected) = (None, false));
+        let rejected = self.services.troubled().filter(|(_, it)| it.rejection.is_some() || it.servers_rejected);
+        for id in rejected.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.services.update(&id, |it| (it.rejection, it.servers_rejected) = (None, false));
         }
     }
 
@@ -46,22 +47,21 @@ impl DesiredState {
 
     /// Notes that HAProxy accepted a file with all services of this state.
     pub fn mark_accepted(&mut self, file: &Self) {
-        let pairs = pair_by_key(&*file.services, &*self.services);
-        let forms: Vec<(ServiceId, Option<Arc<DesiredService>>)> = pairs
-            .filter_map(|(id, then, now)| Some((id, &then?.desired, &now?.last_accepted)))
-            .filter(|(_, form, last)| !is_same(form.as_ref(), last.as_ref()))
-            .map(|(id, form, _)| (id.clone(), form.clone()))
-            .collect();
-        for (id, form) in forms {
-            self.set_accepted(&id, form);
+        // All others have the same desired form in both states, and it is accepted already.
+        let changed = self.services.changes_since(&file.services).map(|(id, _, _)| id);
+        let ids: BTreeSet<ServiceId> = changed.chain(self.services.unaccepted()).cloned().collect();
+        for id in ids {
+            if let Some(then) = file.services.get(&id) {
+                self.set_accepted(&id, then.desired.clone());
+            }
         }
     }
 
     fn set_accepted(&mut self, id: &ServiceId, form: Option<Arc<DesiredService>>) {
         // Only a difference copies the services, which other states share.
         let is_new = self.services.get(id).is_some_and(|it| !is_same(it.last_accepted.as_ref(), form.as_ref()));
-        if is_new && let Some(it) = Arc::make_mut(&mut self.services).get_mut(id) {
-            it.last_accepted = form;
+        if is_new {
+            self.services.update(id, |it| it.last_accepted = form);
         }
     }
 
@@ -72,7 +72,7 @@ impl DesiredState {
 
     /// The services that keep earlier servers, because HAProxy rejects the ones of now.
     pub fn services_with_rejected_servers(&self) -> impl Iterator<Item = &ServiceId> {
-        self.services.iter().filter(|(_, it)| it.servers_rejected && it.desired.is_some()).map(|(id, _)| id)
+        self.services.troubled().filter(|(_, it)| it.servers_rejected && it.desired.is_some()).map(|(id, _)| id)
     }
 
     /// HAProxy's reason against the service. `None` if HAProxy did not reject it.

@@ -33,7 +33,7 @@ impl DesiredState {
                 self.removed_services.insert(id.clone());
                 &without_keys
             }
-            _ => return self.services.contains_key(id) && Arc::make_mut(&mut self.services).remove(id).is_some(),
+            _ => return self.services.remove(id),
         };
         let before = self.services.get(id);
         if !anew && before.is_some_and(|before| Arc::ptr_eq(&before.source, source)) {
@@ -54,7 +54,7 @@ impl DesiredState {
             same.map(|it| (it.rejection.clone(), it.servers_rejected)).unwrap_or_default();
         let source = Arc::clone(source);
         let state = ServiceState { source, input, desired, rejection, servers_rejected, last_accepted };
-        Arc::make_mut(&mut self.services).insert(id.clone(), state);
+        self.services.insert(id, state);
         is_renamed
     }
 
@@ -80,8 +80,8 @@ impl DesiredState {
         };
         // An unchanged service stays the same `Arc`, by which drains and plans tell that nothing changed.
         let is_changed = state.desired.as_deref() != desired.as_ref();
-        if is_changed && let Some(state) = Arc::make_mut(&mut self.services).get_mut(id) {
-            state.desired = desired.map(Arc::new);
+        if is_changed {
+            self.services.update(id, |state| state.desired = desired.map(Arc::new));
         }
         is_changed
     }

@@ -1,14 +1,13 @@
 //! The keys, good values and claims that changed since an earlier desired state. Pure.
 //!
-//! An unchanged service is the same `Arc` in both states. So a comparison costs what the changed services cost.
+//! Both states share what is unchanged. So a comparison costs what the changed services cost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use discovery::{Entry, ServiceId};
+use discovery::Entry;
 
 use super::last_known_good::compare_maps;
-use super::pairs::pair_by_key;
 use super::{DesiredState, LastKnownGoodChange, ServiceState};
 
 /// The entries that differ between two desired states.
@@ -19,14 +18,11 @@ pub struct EntryChanges<'a> {
     pub removed: Vec<&'a str>,
 }
 
-/// A service in two states, at least one of which has it.
-type Pair<'a> = (&'a ServiceId, Option<&'a ServiceState>, Option<&'a ServiceState>);
-
 impl DesiredState {
     /// The entries that were written or removed since `before`.
     pub fn compare_entries<'a>(&'a self, before: &'a Self) -> EntryChanges<'a> {
         let mut changes = EntryChanges::default();
-        for (_, old, new) in self.pairs_since(before) {
+        for (_, old, new) in self.services.changes_since(&before.services) {
             if old.zip(new).is_some_and(|(old, new)| Arc::ptr_eq(&old.source, &new.source)) {
                 continue;
             }
@@ -41,7 +37,7 @@ impl DesiredState {
     /// The good values and claims that changed since `before`, as [`DesiredState::to_last_known_good`] has them.
     pub fn compare_last_known_good(&self, before: &Self) -> LastKnownGoodChange {
         let mut change = LastKnownGoodChange::default();
-        for (id, old, new) in self.pairs_since(before) {
+        for (id, old, new) in self.services.changes_since(&before.services) {
             let Some(new) = new else {
                 change.good.insert(id.to_string(), None);
                 continue;
@@ -56,15 +52,10 @@ impl DesiredState {
             }
         }
         if !Arc::ptr_eq(&self.claims, &before.claims) {
-            change.claims = compare_maps(before.claims.holders(), self.claims.holders());
+            let holders = self.claims.holders().changes_since(before.claims.holders());
+            let changed = holders.filter(|(_, old, new)| old != new);
+            change.claims = changed.map(|(claim, _, owner)| (claim.clone(), owner.cloned())).collect();
         }
         change
-    }
-
-    /// All services of both states. None if both share their services.
-    fn pairs_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Pair<'a>> {
-        let is_shared = Arc::ptr_eq(&self.services, &before.services);
-        let pairs = (!is_shared).then(|| pair_by_key(&*before.services, &*self.services));
-        pairs.into_iter().flatten()
     }
 }

@@ -19,6 +19,7 @@ use crate::local_files::LocalPaths;
 use crate::local_files::expiry;
 use crate::local_files::file_stamps::FileStamps;
 use crate::runtime;
+use crate::state_dir::OwnFile;
 use crate::status::RunningHaproxy;
 use crate::status::activity::Activities;
 
@@ -151,6 +152,7 @@ const START: Duration = Duration::from_secs(5);
 /// The paths and sockets that an observation needs.
 struct Observer {
     paths: LocalPaths,
+    own_cfg: OwnFile,
     checked: Vec<PathBuf>,
     socket: Socket,
     control: Control,
@@ -158,16 +160,17 @@ struct Observer {
 }
 
 /// Observes four times a second. The receiver gets an observation if it differs from the last one. `checked` are the files that
-/// confgen checks, in the order in which HAProxy must be started with them.
+/// confgen checks, in the order in which HAProxy must be started with them. `own_cfg` is the haproxy.cfg that confgen wrote.
 pub fn spawn_observer(
     paths: LocalPaths,
+    own_cfg: OwnFile,
     checked: Vec<PathBuf>,
     socket: Socket,
     control: Control,
     activities: Activities,
     shutdown: CancellationToken,
 ) -> watch::Receiver<Observation> {
-    let observer = Arc::new(Observer { paths, checked, socket, control, activities });
+    let observer = Arc::new(Observer { paths, own_cfg, checked, socket, control, activities });
     let (sender, receiver) = watch::channel(Observation::default());
     let mut ticks = interval(OBSERVE_EVERY);
     // tokio's default makes up for missed ticks at once. After a stall HAProxy would get them as a burst.
@@ -210,7 +213,7 @@ impl Observer {
             process,
             old_process_listens,
             unexpected_files: info.as_ref().and_then(|info| describe_unexpected_files(info.pid, &self.checked)),
-            files: Arc::new(self.paths.take_stamps(&last.files, SystemTime::now())),
+            files: Arc::new(self.paths.take_stamps(&self.own_cfg, &last.files, SystemTime::now())),
             day: expiry::day_of(expiry::unix_now()),
             unsupervised: answers.unsupervised.clone().filter(|_| info.is_some()),
             old: Arc::clone(&answers.old),

@@ -78,8 +78,11 @@ fn count_shares(
     socket: &Socket,
     desired: &DesiredState,
 ) -> Result<(ShareChanges, usize), runtime::Error> {
-    let (pid, backends) = socket.show_backends()?;
-    let glance = tracker.observe_backends(pid, &backends, desired);
+    let (glance, backends) = socket.read_turns(|pid, rows| {
+        let mut backends = 0;
+        let rows = rows.inspect(|_| backends += 1);
+        (tracker.observe_backends(pid, rows, desired), backends)
+    })?;
     let mut found = BTreeSet::new();
     if !glance.due.is_empty() {
         match socket.show_servers_of(&glance.due) {
@@ -88,8 +91,5 @@ fn count_shares(
             Err(error) => tracing::debug!(%error, "can't count the requests of servers"),
         }
     }
-    Ok((
-        ShareChanges { grown: glance.grown, starved: found, starving: Arc::new(tracker.list_starving()) },
-        backends.len(),
-    ))
+    Ok((ShareChanges { grown: glance.grown, starved: found, starving: Arc::new(tracker.list_starving()) }, backends))
 }

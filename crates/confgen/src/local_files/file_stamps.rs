@@ -52,6 +52,13 @@ impl FileStamps {
         // A path without a file counts like a path that isn't listed.
         Self(stamps.filter(|(_, stamp)| stamp.as_ref().err() != Some(&io::ErrorKind::NotFound)).collect())
     }
+
+    /// The same stamps, of which a path without a file is a part.
+    #[must_use]
+    pub fn with_required(mut self, path: &Path) -> Self {
+        self.0.entry(path.to_owned()).or_insert(Err(io::ErrorKind::NotFound));
+        self
+    }
 }
 
 impl Stamp {

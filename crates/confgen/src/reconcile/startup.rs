@@ -23,16 +23,17 @@ use crate::render::error_pages::ErrorPages;
 use crate::render::view::Site;
 use crate::runtime::HaproxyControl;
 use crate::state_dir;
-use crate::state_dir::StateDir;
+use crate::state_dir::{OwnFile, StateDir};
 use crate::status::ReconcileStatus;
 use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
 use crate::store::{PersistedStore, StoreReplica, StoreRevision};
 
 impl Reconciler {
-    /// Opens the state directory and reads the local files. If the disk is full, the rest of the start follows later.
-    pub fn open(options: Options, lease_lookup: LeaseLookup) -> anyhow::Result<Self> {
+    /// Opens the state directory and reads the local files. If the disk is full, the rest of the start follows later. `own_cfg` gets the
+    /// stamps of each haproxy.cfg that confgen writes.
+    pub fn open(options: Options, lease_lookup: LeaseLookup, own_cfg: OwnFile) -> anyhow::Result<Self> {
         release::check_haproxy_version(&options.build_checker())?;
-        let state_dir = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;
+        let state_dir = StateDir::open(&options.haproxy_cfg, &options.state_dir)?.with_own_cfg(own_cfg);
         match Self::load_local_files(&options) {
             Ok((hash, files)) => {
                 let persisted = state_dir.load_state()?;

@@ -2,6 +2,7 @@
 //! Servers, hosts and paths are no part of a fingerprint, since HAProxy takes them while it runs.
 
 mod build;
+mod differences;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use crate::desired::DesiredService;
 use crate::desired::fingerprint::hash_parts;
 use crate::desired::names::PREVIEW;
 use crate::desired::names::parse_section;
-use crate::desired::pairs::pair_by_key;
+use crate::desired::shared_map::SharedMap;
 use crate::operator_files::filled::BlockFingerprint;
 use crate::render::section::sections_of;
 use crate::render::shape;
+pub use differences::SectionDifferences;
 
 /// The fingerprints of one generation. `structure.json` keeps them under these field names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +26,7 @@ pub struct ConfigFingerprint {
     /// `global`, `defaults`, the frontends, the templates, the error pages and the operator's files.
     pub common: String,
     /// The services' and previews' sections, by name.
-    pub sections: BTreeMap<String, String>,
+    pub sections: SharedMap<String, String>,
     /// The services' shares of the common part, by the name of the service's own section.
     #[serde(default)]
     pub shares: BTreeMap<String, String>,
@@ -162,22 +164,24 @@ impl ConfigFingerprint {
     /// True if there is a section of a TCP service. The common part has `defaults` for it then.
     fn has_tcp(&self) -> bool {
         let prefix = Kind::Tcp.to_string();
-        self.sections.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        self.sections.iter_from(&prefix).next().is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
     /// The reason why a HAProxy with these fingerprints needs a restart to serve the wanted ones. `None` if it needs none. A section
     /// that is no longer wanted is no reason: without servers and routes it does no harm.
     pub fn restart_reason(&self, wanted: &Self) -> Option<RestartReason> {
+        self.find_restart_reason(wanted, &mut SectionDifferences::default())
+    }
+
+    /// The same, at the cost of what changed since the last call with these `differences`. All calls with them are about this running
+    /// generation.
+    pub fn find_restart_reason(&self, wanted: &Self, differences: &mut SectionDifferences) -> Option<RestartReason> {
+        differences.update(&self.sections, &wanted.sections);
         let mut services = BTreeSet::new();
         let mut reason = None;
-        for (name, running, print) in pair_by_key(&self.sections, &wanted.sections) {
-            let Some(print) = print else { continue };
+        for name in differences.names() {
             // HAProxy can't add a backend before 3.4, nor one of a shape that it lacks.
-            let words = match running {
-                None => "is new",
-                Some(running) if running != print => "has another setting or port",
-                Some(_) => continue,
-            };
+            let words = if self.sections.contains_key(name) { "has another setting or port" } else { "is new" };
             services.extend(parse_section(name));
             reason.get_or_insert_with(|| format!("{name} {words}"));
         }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use discovery::{Kind, ServiceId};
 
-use crate::desired::pairs::{is_same, pair_by_key};
 use crate::desired::{DesiredService, DesiredState};
 use crate::render::section::{Section, sections_of};
 use crate::render::shape::{MAPS, list_shapes};
@@ -19,6 +18,8 @@ use crate::render::view::{Maps, Site, has_section};
 pub struct ServiceTexts {
     /// `None` before the first update.
     site: Option<Site>,
+    /// The state that the texts are of.
+    desired: DesiredState,
     services: BTreeMap<ServiceId, ServiceText>,
     /// By name, with [`MAPS`] for the folder of the maps.
     shapes: BTreeMap<String, String>,
@@ -28,7 +29,7 @@ pub struct ServiceTexts {
 /// The text of one service: its own section, and those of its previews.
 #[derive(Debug)]
 struct ServiceText {
-    wanted: Arc<DesiredService>,
+    passes_through: bool,
     /// With [`MAPS`] for the folder of the maps. Empty if the file has no section for the service.
     text: Box<str>,
     names_maps: bool,
@@ -56,24 +57,20 @@ impl ServiceTexts {
     }
 
     fn update_services(&mut self, desired: &DesiredState, site: &Site) -> Result<(), askama::Error> {
-        let known = self.services.iter().map(|(id, text)| (id, &text.wanted));
-        let changed: Vec<(ServiceId, Option<Arc<DesiredService>>, bool)> = pair_by_key(known, desired.services())
-            .filter(|(_, old, new)| !is_same(*old, *new))
-            .map(|(id, old, new)| (id.clone(), new.cloned(), differs_beside_servers(old, new)))
-            .collect();
-        if changed.iter().any(|(_, _, differs)| *differs) {
+        let before = std::mem::replace(&mut self.desired, desired.clone());
+        if desired.changes_since(&before).any(|(_, old, new)| differs_beside_servers(old, new)) {
             let http = desired.services().filter(|(id, _)| id.kind == Kind::Http);
             let sections: Vec<Section> = http.flat_map(|(id, wanted)| sections_of(id, wanted)).collect();
             self.shapes = list_shapes(sections.iter(), site)?;
             self.maps = Arc::new(Maps::from_desired(desired));
         }
-        for (id, wanted, _) in changed {
+        for (id, _, wanted) in desired.changes_since(&before) {
             let Some(wanted) = wanted else {
-                self.services.remove(&id);
+                self.services.remove(id);
                 continue;
             };
-            let text = render_service(&id, &wanted, site)?;
-            self.services.insert(id, ServiceText { wanted, names_maps: text.contains(MAPS), text });
+            let (text, passes_through) = (render_service(id, wanted, site)?, wanted.settings.passes_through());
+            self.services.insert(id.clone(), ServiceText { passes_through, names_maps: text.contains(MAPS), text });
         }
         Ok(())
     }
@@ -91,10 +88,10 @@ impl ServiceTexts {
     /// the folder of the maps.
     pub(super) fn list_sections<'a>(&'a self, maps: &str) -> [Vec<Cow<'a, str>>; 3] {
         let (mut http, mut passthrough, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, ServiceText { wanted, text, names_maps }) in &self.services {
+        for (id, ServiceText { passes_through, text, names_maps }) in &self.services {
             let text = if *names_maps { Cow::Owned(text.replace(MAPS, maps)) } else { Cow::Borrowed(&**text) };
             match id.kind {
-                Kind::Http if wanted.settings.passes_through() => passthrough.push(text),
+                Kind::Http if *passes_through => passthrough.push(text),
                 Kind::Http => http.push(text),
                 Kind::Tcp => tcp.push(text),
             }

@@ -76,6 +76,7 @@ impl Observed {
     pub(super) fn expect_backends(&mut self, new: &[NewBackend]) {
         for backend in new {
             self.fingerprint.sections.insert(backend.name.clone(), backend.print.clone());
+            self.differences.note_changed(&backend.name);
             if backend.passes_through {
                 self.fingerprint.passthrough.insert(backend.name.clone());
             }
@@ -86,6 +87,7 @@ impl Observed {
     /// Notes that HAProxy deleted the backend.
     pub(super) fn forget_backend(&mut self, name: &str) {
         self.fingerprint.sections.remove(name);
+        self.differences.note_changed(name);
         self.fingerprint.passthrough.remove(name);
         self.state.forget_backend(name);
     }
@@ -157,7 +159,8 @@ mod tests {
         ConfigFingerprint {
             sections: [("http-a", "1"), ("http-b", "1")]
                 .map(|(name, print)| (name.to_owned(), print.to_owned()))
-                .into(),
+                .into_iter()
+                .collect(),
             reserved: Some(names(&["http-mine"])),
             ..ConfigFingerprint::default()
         }

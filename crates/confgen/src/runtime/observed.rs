@@ -10,7 +10,7 @@ use super::backends::update_fingerprint;
 use super::{HaproxyControl, query_generation};
 use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
-use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
+use crate::render::restart_needed::{ConfigFingerprint, RestartReason, SectionDifferences};
 use crate::render::view::has_section;
 use crate::runtime::plan::certificates::LiveCertificates;
 use crate::runtime::plan::{Backends, ListedMaps, MapPaths, PendingClaims, RuntimeState};
@@ -21,6 +21,8 @@ pub(super) struct Observed {
     pub(super) generation_id: String,
     /// The fingerprint of its generation: the settings that only a restart changes.
     pub(super) fingerprint: ConfigFingerprint,
+    /// The sections in which the last wanted generation differed from this one.
+    pub(super) differences: SectionDifferences,
     pub(super) maps: MapPaths,
     pub(super) state: RuntimeState,
     /// The process that answered, as `<pid>-<start>`.
@@ -61,9 +63,10 @@ pub(super) struct Answers {
 
 impl Observed {
     /// The reason why HAProxy needs a restart to serve this. `None` if it needs none.
-    pub(super) fn restart_reason(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
+    pub(super) fn restart_reason(&mut self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
         let without_services = |reason: String| RestartReason { reason, services: BTreeSet::new() };
-        let reason = self.fingerprint.restart_reason(wanted);
+        let reason = self.fingerprint.find_restart_reason(wanted, &mut self.differences);
+        debug_assert_eq!(reason, self.fingerprint.restart_reason(wanted), "a difference was missed");
         let reason = reason.or_else(|| self.lasting_change.clone().map(without_services));
         let not_addable = self.state.not_addable();
         let Some(first) = not_addable.first() else { return reason };
@@ -136,6 +139,7 @@ impl HaproxyControl {
         Ok(Some(Observed {
             generation_id,
             fingerprint,
+            differences: SectionDifferences::default(),
             maps,
             state,
             process,
@@ -158,7 +162,6 @@ impl HaproxyControl {
         fingerprint: &ConfigFingerprint,
     ) -> anyhow::Result<Answers> {
         let before = self.socket.show_info()?;
-        let rows = self.socket.show_stat()?;
         let show_optional = |map: &Option<Token>| map.as_ref().map(|map| self.socket.show_map(map)).transpose();
         let listed = ListedMaps {
             hosts: self.socket.show_map(&maps.hosts)?,
@@ -168,21 +171,31 @@ impl HaproxyControl {
         };
         let expressions = show_optional(&maps.urls)?.unwrap_or_default();
         let servers = self.socket.show_servers_state()?;
+        let counts = (servers.servers.len(), listed.count() + expressions.len());
+        let mut state = RuntimeState::from_answers(&servers, listed);
+        // Before the next answer: both have megabytes if there are thousands of servers.
+        drop(servers);
+        let tcp_sections = fingerprint.ports.keys().cloned().collect();
+        let (mut backends, mut unpublished) = (BTreeSet::new(), BTreeSet::new());
+        self.socket.read_facts(|row| {
+            state.take_row(&row, &tcp_sections);
+            if row.kind == RowKind::Backend && row.is_unpublished() {
+                unpublished.insert(row.proxy.to_owned());
+            }
+            if row.kind == RowKind::Backend {
+                backends.insert(row.proxy.to_owned());
+            }
+        })?;
         let after = self.socket.show_info()?;
         let is_certain = process_of(&before) == process_of(&after) && !after.stopping;
-        let backends = rows.iter().filter(|row| row.kind == RowKind::Backend);
-        let unpublished = backends.clone().filter(|row| row.is_unpublished()).map(|row| row.proxy.clone()).collect();
         // HAProxy limits a frontend of the file to the connections of the whole process, if its section sets no limit.
         let default_limit = after.limits.first_connections;
-        let tcp_sections = fingerprint.ports.keys().cloned().collect();
         Ok(Answers {
             process: is_certain.then(|| process_of(&after)),
-            backends: backends.map(|row| row.proxy.clone()).collect(),
+            backends,
             unpublished,
-            rows: (servers.servers.len(), listed.count() + expressions.len()),
-            state: RuntimeState::from_answers(&servers, listed)
-                .with_rows(&rows, &tcp_sections, default_limit)
-                .with_expressions(expressions),
+            rows: counts,
+            state: state.with_default_limit(default_limit).with_expressions(expressions),
         })
     }
 }

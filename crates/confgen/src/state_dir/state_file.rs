@@ -6,13 +6,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::journal::{Journal, StateChange, format_change, format_header, parse_journal};
+use super::stamp::Stamp;
 use super::{Error, LARGEST, io_error, load_json, load_json_leniently, replace_file};
 use crate::desired::{DesiredState, LastKnownGood};
 use crate::store::removal_guard::PersistedUpstream;
@@ -69,21 +69,6 @@ struct Written {
     state: SavedState,
     snapshot: Stamp,
     journal: Stamp,
-}
-
-/// Tells whether a file is the one that this process wrote. An operator may have removed or replaced it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-}
-
-impl Stamp {
-    fn read(path: &Path) -> Result<Self, Error> {
-        let found = fs::metadata(path).map_err(io_error("read", path))?;
-        Ok(Self { device: found.dev(), inode: found.ino(), length: found.len() })
-    }
 }
 
 impl SavedState {

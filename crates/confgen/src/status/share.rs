@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use discovery::Balance;
-use haproxy::runtime::{RowKind, Stat};
+use haproxy::runtime::{RowKind, Stat, Turns};
 
 use crate::desired::names::parse_section;
 use crate::desired::{DesiredService, DesiredState};
@@ -90,26 +90,31 @@ struct WaitingServer {
 
 impl Tracker {
     /// Takes in the figures of all backends, without servers.
-    pub fn observe_backends(&mut self, pid: u32, rows: &[Stat], desired: &DesiredState) -> BackendFindings {
+    pub fn observe_backends<'a>(
+        &mut self,
+        pid: u32,
+        rows: impl Iterator<Item = Turns<'a>>,
+        desired: &DesiredState,
+    ) -> BackendFindings {
         if self.pid.replace(pid) != Some(pid) {
             self.sections.clear();
         }
         self.looks += 1;
         let (mut grown, mut due) = (BTreeSet::new(), Vec::new());
-        for row in rows.iter().filter(|row| row.kind == RowKind::Backend) {
-            let Some(wanted) = parse_section(&row.proxy).and_then(|id| desired.service(&id)) else { continue };
-            if !takes_turns(row, wanted) {
+        for row in rows {
+            let Some(wanted) = parse_section(row.proxy).and_then(|id| desired.service(&id)) else { continue };
+            if !takes_turns(&row, wanted) {
                 continue;
             }
-            let section = match self.sections.get_mut(&row.proxy) {
+            let section = match self.sections.get_mut(row.proxy) {
                 Some(section) => section,
-                None => self.sections.entry(row.proxy.clone()).or_insert_with(|| Section::new(row, wanted)),
+                None => self.sections.entry(row.proxy.to_owned()).or_insert_with(|| Section::new(&row, wanted)),
             };
             section.seen = self.looks;
             if row.weight > section.weight || row.active > section.active {
-                grown.insert(row.proxy.clone());
+                grown.insert(row.proxy.to_owned());
             }
-            section.update(row, wanted);
+            section.update(&row, wanted);
             if section.is_due() {
                 let counted = section.counted.map_or(0, |(count, _)| count);
                 due.push((counted, row.active, row.proxy_id));
@@ -149,7 +154,7 @@ impl Tracker {
 }
 
 impl Section {
-    fn new(row: &Stat, wanted: &Arc<DesiredService>) -> Self {
+    fn new(row: &Turns, wanted: &Arc<DesiredService>) -> Self {
         Self {
             seen: 0,
             wanted: Arc::clone(wanted),
@@ -161,7 +166,7 @@ impl Section {
         }
     }
 
-    fn update(&mut self, row: &Stat, wanted: &Arc<DesiredService>) {
+    fn update(&mut self, row: &Turns, wanted: &Arc<DesiredService>) {
         // An operator's `clear counters` sets them to 0, and a new desired service may have been drained meanwhile.
         if row.chosen < self.chosen || !Arc::ptr_eq(&self.wanted, wanted) {
             (self.counted, self.servers) = (None, BTreeMap::new());
@@ -227,9 +232,9 @@ impl WaitingServer {
 
 /// True if HAProxy gives each server of the section its turn. If HAProxy doesn't name the algorithm, a profile may have chosen
 /// another one than the service.
-fn takes_turns(backend: &Stat, wanted: &DesiredService) -> bool {
+fn takes_turns(backend: &Turns, wanted: &DesiredService) -> bool {
     let settings = &wanted.settings;
-    match backend.algorithm.as_deref() {
+    match backend.algorithm {
         Some(algorithm) => algorithm == "roundrobin",
         None => settings.balance == Balance::RoundRobin && settings.profile.is_none(),
     }

@@ -144,8 +144,13 @@ impl fmt::Display for ServersState {
 
 impl ServerState {
     fn parse(line: &str) -> Option<Self> {
-        let fields: Vec<&str> = line.split(' ').collect();
-        // Positions in version 1 of the format. 2.6 pads the answer to 25 fields, and later releases may add some.
+        // 2.6 pads the answer to 25 fields, and later releases may add some. The first 23 are read.
+        let (mut fields, mut count) = ([""; 23], 0);
+        for (place, field) in fields.iter_mut().zip(line.split(' ')) {
+            (*place, count) = (field, count + 1);
+        }
+        let fields = fields.get(..count)?;
+        // Positions in version 1 of the format.
         Some(Self {
             backend: (*fields.get(1)?).to_owned(),
             server: (*fields.get(3)?).to_owned(),

@@ -140,7 +140,7 @@ pub(super) fn parse_stats(answer: &str) -> Option<Vec<Stat>> {
     }
 }
 
-fn parse_kind(number: &str) -> Option<RowKind> {
+pub(super) fn parse_kind(number: &str) -> Option<RowKind> {
     match number {
         "0" => Some(RowKind::Frontend),
         "1" => Some(RowKind::Backend),

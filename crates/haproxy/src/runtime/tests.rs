@@ -64,10 +64,12 @@ fn backends_are_counted_with_the_process_that_counts_them() {
         rows.iter().map(|row| (row.proxy.clone(), row.name.clone())).collect()
     };
     let pair = |proxy: &str, name: &str| (proxy.to_owned(), name.to_owned());
-    let (pid, backends) = socket.show_backends().unwrap();
+    let (pid, backends) = socket
+        .read_turns(|pid, rows| (pid, rows.map(|row| (row.proxy.to_owned(), row.proxy_id)).collect::<Vec<_>>()))
+        .unwrap();
     assert_eq!(pid, socket.show_info().unwrap().pid);
-    assert_eq!(names(&backends), [pair("http-app", "BACKEND"), pair("http-secure", "BACKEND")]);
-    let ids: Vec<u32> = backends.iter().map(|row| row.proxy_id).collect();
+    let (backends, ids): (Vec<String>, Vec<u32>) = backends.into_iter().unzip();
+    assert_eq!(backends, ["http-app", "http-secure"]);
     let (again, rows) = socket.show_servers_of(&[ids[1], ids[0]]).unwrap();
     let all = ["one", "two", "BACKEND"].map(|name| pair("http-app", name));
     assert_eq!((again, names(&rows)), (pid, [&[pair("http-secure", "BACKEND")][..], &all].concat()));

@@ -70,7 +70,7 @@ impl ConfigFingerprint {
     }
 
     fn add_part(&mut self, part: Self) {
-        self.sections.extend(part.sections);
+        self.sections.extend(part.sections.iter().map(|(name, print)| (name.clone(), print.clone())));
         self.shares.extend(part.shares);
         self.authorities.extend(part.authorities);
         self.ports.extend(part.ports);
@@ -108,14 +108,14 @@ impl ConfigFingerprint {
     /// The service's own section and those of its previews, with their fingerprints.
     fn sections_of_service<'a>(&'a self, id: &ServiceId, name: &str) -> impl Iterator<Item = (&'a String, &'a String)> {
         let prefix = preview_prefix(id);
-        let previews = self.sections.range(prefix.clone()..);
+        let previews = self.sections.iter_from(&prefix);
         let previews = previews.take_while(move |(section, _)| section.starts_with(&prefix));
         self.sections.get_key_value(name).into_iter().chain(previews)
     }
 
     /// True if the service `id`, with the own section `name`, has just this part.
     fn has_part(&self, id: &ServiceId, name: &str, part: &Self) -> bool {
-        self.sections_of_service(id, name).eq(&part.sections)
+        self.sections_of_service(id, name).eq(part.sections.iter())
             && part.sections.keys().all(|section| self.fixed.contains(section) == part.fixed.contains(section))
             && part.shapes.iter().all(|(shape, text)| self.shapes.get(shape) == Some(text))
             && self.authorities.get(name) == part.authorities.get(name)

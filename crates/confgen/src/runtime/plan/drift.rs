@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use super::RuntimeState;
 use super::maps::Maps;
 use super::server::LiveServer;
+use crate::desired::pairs::pair_by_key;
 
 /// Differences between what HAProxy shows and what was last applied, by name, with what HAProxy shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,9 +38,7 @@ impl RuntimeState {
     /// Compares this observed state with what was last applied. `sections` are those of confgen.
     pub fn find_drift<'a>(&self, applied: &Self, sections: impl Iterator<Item = &'a String>) -> Drift {
         let sections: BTreeSet<&String> = sections.collect();
-        let mut servers = find_differences(&self.shown_servers(&sections), &applied.shown_servers(&sections));
-        // A server that HAProxy refuses to delete stays in maintenance.
-        servers.retain(|name, _| !self.is_in_maintenance(name) || applied.find_named(name).is_some());
+        let servers = self.find_changed_servers(applied, &sections);
         let mut map_entries = find_entries(&self.maps, &applied.maps);
         if self.expressions != applied.expressions {
             map_entries.insert("urls.map".to_owned(), format!("{:?}", self.expressions));
@@ -52,26 +51,27 @@ impl RuntimeState {
         }
     }
 
-    /// The servers of these sections, by section and name.
-    fn shown_servers(&self, sections: &BTreeSet<&String>) -> BTreeMap<String, Shown> {
-        let ours = self.servers.iter().filter(|(section, _)| sections.contains(section));
-        let named = ours.flat_map(|(section, servers)| servers.iter().map(move |it| (section, it)));
-        named.map(|(section, (name, live))| (format!("{section}/{name}"), Shown::of(live))).collect()
+    /// The changed servers of these sections, by section and name.
+    fn find_changed_servers(&self, applied: &Self, sections: &BTreeSet<&String>) -> BTreeMap<String, String> {
+        let pairs = pair_by_key(&self.servers, &applied.servers).filter(|(section, _, _)| sections.contains(section));
+        let mut changed = BTreeMap::new();
+        for (section, seen, known) in pairs {
+            for (name, seen, known) in pair_by_key(seen.into_iter().flatten(), known.into_iter().flatten()) {
+                // A server that HAProxy refuses to delete stays in maintenance.
+                let is_refused = known.is_none() && seen.is_some_and(|live| live.maint);
+                let (seen, known) = (seen.map(Shown::of), known.map(Shown::of));
+                if seen != known && !is_refused {
+                    changed.insert(format!("{section}/{name}"), describe_seen(seen.as_ref()));
+                }
+            }
+        }
+        changed
     }
 
     /// Those of these sections that get no request, wherever a map leads.
     fn shown_backends(&self, sections: &BTreeSet<&String>) -> BTreeMap<String, &'static str> {
         let ours = self.backends.unpublished().iter().filter(|section| sections.contains(section));
         ours.map(|section| (section.clone(), "unpublished")).collect()
-    }
-
-    fn find_named(&self, name: &str) -> Option<&LiveServer> {
-        let (section, server) = name.split_once('/')?;
-        self.servers.get(section)?.get(server)
-    }
-
-    fn is_in_maintenance(&self, name: &str) -> bool {
-        self.find_named(name).is_some_and(|server| server.maint)
     }
 }
 
@@ -104,10 +104,12 @@ fn find_differences<V: PartialEq + Debug>(
     seen: &BTreeMap<String, V>,
     applied: &BTreeMap<String, V>,
 ) -> BTreeMap<String, String> {
-    let changed = seen.iter().filter(|(key, value)| applied.get(*key) != Some(value));
-    let gone = applied.keys().filter(|key| !seen.contains_key(*key));
-    let changed = changed.map(|(key, value)| (key.clone(), format!("{value:?}")));
-    changed.chain(gone.map(|key| (key.clone(), "gone".to_owned()))).collect()
+    let changed = pair_by_key(seen, applied).filter(|(_, seen, applied)| seen != applied);
+    changed.map(|(key, seen, _)| (key.clone(), describe_seen(seen))).collect()
+}
+
+fn describe_seen<V: Debug>(seen: Option<&V>) -> String {
+    seen.map_or_else(|| "gone".to_owned(), |value| format!("{value:?}"))
 }
 
 #[cfg(test)]

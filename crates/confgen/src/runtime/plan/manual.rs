@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use discovery::{Balance, Kind, ServiceId, Sticky, Tls};
-use haproxy::runtime::{Change, Operation, RowKind, ServerName, ServerState, Stat};
+use haproxy::runtime::{Change, Facts, Operation, RowKind, ServerName, ServerState};
 
 use super::RuntimeState;
 use super::server::parse_server_name;
@@ -104,30 +104,30 @@ pub(super) struct LiveFrontend {
 }
 
 impl RuntimeState {
-    /// Reads the rows of `show stat`: confgen's frontends, among them the TCP services' sections, and each server's limit and cookie.
-    /// `default_limit` is the limit of a frontend whose section sets none.
-    #[must_use]
-    pub fn with_rows(mut self, rows: &[Stat], tcp_sections: &BTreeSet<String>, default_limit: u64) -> Self {
-        self.default_limit = default_limit;
-        for row in rows {
-            let name = row.proxy.as_str();
-            match row.kind {
-                RowKind::Frontend if [WEB, TLS, STATS].contains(&name) || tcp_sections.contains(name) => {
-                    let (is_paused, is_shut_down) = (row.status == "PAUSED", row.status == "STOP");
-                    let frontend = LiveFrontend { is_paused, is_shut_down, limit: row.limit.unwrap_or_default() };
-                    self.frontends.insert(row.proxy.clone(), frontend);
-                }
-                RowKind::Server => {
-                    let servers = self.servers.get_mut(&row.proxy);
-                    if let Some(server) = servers.and_then(|servers| servers.get_mut(row.name.as_str())) {
-                        server.facts.limit = row.limit.unwrap_or_default();
-                        server.facts.lacks_cookie = row.cookie.is_none();
-                    }
-                }
-                RowKind::Frontend | RowKind::Backend => {}
+    /// Takes in a row of `show stat`: one of confgen's frontends, among them the TCP services' sections, or the limit and the cookie of
+    /// a server that is known.
+    pub fn take_row(&mut self, row: &Facts, tcp_sections: &BTreeSet<String>) {
+        match row.kind {
+            RowKind::Frontend if [WEB, TLS, STATS].contains(&row.proxy) || tcp_sections.contains(row.proxy) => {
+                let (is_paused, is_shut_down) = (row.status == "PAUSED", row.status == "STOP");
+                let frontend = LiveFrontend { is_paused, is_shut_down, limit: row.limit.unwrap_or_default() };
+                self.frontends.insert(row.proxy.to_owned(), frontend);
             }
+            RowKind::Server => {
+                let servers = self.servers.get_mut(row.proxy);
+                if let Some(server) = servers.and_then(|servers| servers.get_mut(row.name)) {
+                    server.facts.limit = row.limit.unwrap_or_default();
+                    server.facts.lacks_cookie = !row.has_cookie;
+                }
+            }
+            RowKind::Frontend | RowKind::Backend => {}
         }
-        self
+    }
+
+    /// Sets the limit of a frontend whose section sets none.
+    #[must_use]
+    pub fn with_default_limit(self, default_limit: u64) -> Self {
+        Self { default_limit, ..self }
     }
 
     /// Sets the lines of the map of expressions.
@@ -221,9 +221,15 @@ mod tests {
         RuntimeState::from_answers(&state, ListedMaps::default())
     }
 
-    fn server_row(limit: Option<u64>, cookie: Option<&str>) -> Stat {
-        let (proxy, name) = ("http-a".to_owned(), "1".to_owned());
-        Stat { proxy, name, limit, cookie: cookie.map(str::to_owned), ..Stat::default() }
+    impl RuntimeState {
+        fn with_rows(mut self, rows: &[Facts], tcp_sections: &BTreeSet<String>, default_limit: u64) -> Self {
+            rows.iter().for_each(|row| self.take_row(row, tcp_sections));
+            self.with_default_limit(default_limit)
+        }
+    }
+
+    fn server_row(limit: Option<u64>, cookie: Option<&str>) -> Facts<'static> {
+        Facts { proxy: "http-a", name: "1", limit, has_cookie: cookie.is_some(), ..Facts::default() }
     }
 
     fn undone(live: &mut RuntimeState, store: &str) -> Vec<String> {
@@ -278,9 +284,12 @@ mod tests {
 
     #[test]
     fn confgens_own_frontends_are_opened_again_and_no_others() {
-        let row = |name: &str, status: &str, limit| {
-            let (proxy, status, kind) = (name.to_owned(), status.to_owned(), RowKind::Frontend);
-            Stat { kind, proxy, status, limit: Some(limit), ..Stat::default() }
+        let row = |proxy, status, limit| Facts {
+            kind: RowKind::Frontend,
+            proxy,
+            status,
+            limit: Some(limit),
+            ..Facts::default()
         };
         let rows = [
             row("discover-stats", "OPEN", 1),

@@ -54,7 +54,16 @@ impl Scene {
     }
 
     fn look_as(&mut self, pid: u32) -> (Vec<String>, Vec<String>) {
-        let glance = self.tracker.observe_backends(pid, std::slice::from_ref(&self.backend), &self.desired);
+        let Stat { proxy, proxy_id, weight, active, chosen, algorithm, .. } = &self.backend;
+        let row = Turns {
+            proxy,
+            proxy_id: *proxy_id,
+            weight: *weight,
+            active: *active,
+            chosen: *chosen,
+            algorithm: algorithm.as_deref(),
+        };
+        let glance = self.tracker.observe_backends(pid, std::iter::once(row), &self.desired);
         let before = self.tracker.list_starving();
         if !glance.due.is_empty() {
             assert_eq!(glance.due, [3]);
