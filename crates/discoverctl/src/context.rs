@@ -130,6 +130,7 @@ impl Context {
         let keys = edit.changes().map(|(key, _)| key.clone());
         let FollowGoal { revision, services, keys, .. } = goal_of_write(done.revision, keys);
         let goal = FollowGoal { revision, services, keys, ..goal };
+        done.balancers = store.balancers.clone();
         match wait_with_records(&self.client, &goal, changing.timeout, &mut done.balancers).await {
             Ok(followed) => {
                 done.report.followed_by = Some(followed.by.iter().map(ToString::to_string).collect());

@@ -160,7 +160,8 @@ pub(crate) async fn wait_until_followed(
     wait_with_records(client, goal, patience, &mut BalancerRecords::default()).await
 }
 
-/// Waits like [`wait_until_followed`]. At the end `balancers` are the balancers' records as they were last.
+/// Waits like [`wait_until_followed`]. At first `balancers` are the records that were read before the write, in the end those that
+/// were read last.
 pub(crate) async fn wait_with_records(
     client: &Client,
     goal: &FollowGoal,
@@ -172,6 +173,8 @@ pub(crate) async fn wait_with_records(
     let mut events = client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end);
     let deadline = Instant::now() + patience;
     let (mut has_listing, mut owing) = (false, BTreeSet::new());
+    // A balancer may vanish between the write and the first listing.
+    goal.update_owing(&mut owing, balancers);
     loop {
         // Before the first listing the wait is for etcd itself.
         progress.set_message(match has_listing {
