@@ -29,8 +29,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl explain shop --output json | jq '.upstreams[].balancers[] | select(.gets_requests != true).because'
 
 It prints the key, its value and the parsed value, and for each live balancer the line in haproxy.cfg, HAProxy's state and the
-verdict. A copy of a service whose number of copies is limited is explained too if it doesn't run. If several causes apply, the verdict is the one that a request meets first, and the others follow. An upstream that is
-gone is explained from etcd's older revisions.";
+verdict. If several causes apply, the verdict is the one that a request meets first, and the others follow. A copy that doesn't
+run, of a service with a limited number of copies, is explained too. An upstream that is gone is explained from etcd's older
+revisions.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
