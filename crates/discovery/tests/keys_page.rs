@@ -163,7 +163,10 @@ fn every_field_of_a_record_has_its_row() {
     );
     let record = Upstream::parse(full.as_bytes()).unwrap().to_string();
     assert_eq!(table("| field of a record |"), field_names(&record));
-    let full = r#"{"id":"a","host":"b","replicas":2,"since":"2026-11-30T10:13:06Z"}"#;
+    let full = concat!(
+        r#"{"id":"a","host":"b","replicas":2,"since":"2026-11-30T10:13:06Z","#,
+        r#""leaving":true,"successor":"c"}"#
+    );
     assert_eq!(table("| field of a slot |"), field_names(&Slot::parse(full.as_bytes()).unwrap().to_string()));
     let full = concat!(
         r#"{"host":"b","prefer":1,"replicas":2,"since":"2026-11-30T10:13:06Z","#,

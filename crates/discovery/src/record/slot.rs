@@ -59,6 +59,12 @@ pub struct Slot {
     /// The time when the copy took the slot, by its host's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// True if the copy is about to stop, and a copy that stands by may start beside it and take the slot over.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub leaving: bool,
+    /// The copy that starts to take the slot over. `None` before one does, and for a slot that isn't leaving.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<UpstreamId>,
 }
 
 impl Slot {
@@ -137,6 +143,8 @@ mod tests {
         let slot = Slot::parse(text.as_bytes()).unwrap();
         assert_eq!(slot.to_string(), text);
         assert_eq!((slot.id.as_str(), slot.replicas.map(NonZeroU16::get)), ("node-1-8000", Some(2)));
+        let leaving = r#"{"id":"a","leaving":true,"successor":"b"}"#;
+        assert_eq!(Slot::parse(leaving.as_bytes()).unwrap().to_string(), leaving);
         let short = Slot::parse(b" {\"id\":\"a\",\"host\":null,\"fence\":[1e99999]}\n").unwrap();
         assert_eq!(short.to_string(), r#"{"id":"a"}"#);
     }
@@ -166,6 +174,8 @@ mod tests {
             r#"{"id":"a","replicas":65536}"#,
             r#"{"id":"a","since":"yesterday"}"#,
             r#"{"id":"a","id":"b"}"#,
+            r#"{"id":"a","leaving":1}"#,
+            r#"{"id":"a","successor":"b c"}"#,
         ] {
             let refusal = Slot::parse(bad.as_bytes()).unwrap_err().to_string();
             assert!(!refusal.contains(char::is_control), "{refusal}");
