@@ -82,6 +82,7 @@ impl Written {
 }
 
 /// Read access to the records' statuses.
+#[derive(Clone)]
 pub(crate) struct RecordStatuses(watch::Receiver<Progress>);
 
 impl RecordStatuses {
