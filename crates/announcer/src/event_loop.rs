@@ -1,6 +1,7 @@
 //! The announcer's event loop. It feeds `state` with what the tasks report, and holds the only `select!`. It never
 //! waits for etcd or the app.
 
+mod known_upstream;
 pub(crate) mod surroundings;
 
 use std::{
@@ -9,8 +10,6 @@ use std::{
 };
 
 use daemon::{shutdown::Shutdown, systemd};
-use discovery::UpstreamAddress;
-use registry::Client;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -24,12 +23,11 @@ use crate::balancers::wait;
 use crate::child::RunningApp;
 use crate::config::upstream::Upstream;
 use crate::config::{Config, RunParameters};
+use crate::event_loop::known_upstream::KnownUpstream;
 use crate::event_loop::surroundings::Surroundings;
-use crate::health::Health;
 use crate::health_loop::{HealthLoop, find_address_once};
 use crate::lease::Lease;
 use crate::message::Message;
-use crate::record::Record;
 use crate::registrar::Registrar;
 use crate::state::{Action, Event, State};
 use crate::status::heartbeat::Heartbeat;
@@ -43,7 +41,7 @@ pub(crate) async fn run_announcer(
     mut parameters: RunParameters,
     shutdown: &Shutdown,
 ) -> anyhow::Result<u8> {
-    let surroundings = Surroundings::new(shutdown.drain.clone())?;
+    let surroundings = Surroundings::new(&config, shutdown.drain.clone())?;
     // Before the app starts: a port that is in use must not cost a start.
     let admin = Port::bind(parameters.admin.take()).await?;
     let heartbeat =
@@ -59,19 +57,23 @@ pub(crate) async fn run_once(
     heartbeat: Heartbeat,
     shutdown: &Shutdown,
 ) -> anyhow::Result<u8> {
-    let Surroundings { reaper, check_counters, sources, process_stop } = surroundings;
+    let Surroundings { reaper, client, check_counters, sources, process_stop, limits } = surroundings;
     let mut addresses = Vec::new();
     for upstream in &config.upstreams {
         // Before the app starts: an address that can never be found must not cost a start.
         addresses.push(find_address_once(&upstream.address_source, config.etcd.endpoints()).await?);
     }
+    // Nothing awaits from here to the app's start, so that a stop, or a fence that has passed, is not overtaken by it.
+    if shutdown.drain.is_cancelled() && limits.is_some() {
+        return Ok(0);
+    }
     let (messages, inbox) = mpsc::channel(16);
     let app = parameters
         .app
         .as_ref()
-        .map(|app| child::start_app(app, &parameters.stop_on, reaper, messages.clone()))
+        .map(|app| child::start_app(app, &parameters.stop_on, reaper, limits.clone(), messages.clone()))
         .transpose()?;
-    let lease = Lease::keep_alive(Client::new(config.etcd.clone()), parameters.ttl);
+    let lease = Lease::keep_alive(client.clone(), parameters.ttl);
     let mut announcing_tasks = JoinSet::new();
     for (index, (upstream, address)) in config.upstreams.iter().zip(addresses).enumerate() {
         let counters = check_counters.for_upstream(upstream);
@@ -139,23 +141,6 @@ struct Announcer {
     exit_status: u8,
 }
 
-/// An upstream that has worked at least once.
-struct KnownUpstream {
-    record: Arc<Record>,
-    health: Health,
-}
-
-impl KnownUpstream {
-    fn new(upstream: &Upstream, address: UpstreamAddress, health: Health) -> Self {
-        let record = Record::new(upstream.announcement.clone(), address, upstream.overwrite_rules);
-        Self { record: Arc::new(record), health }
-    }
-
-    fn is_up(&self) -> bool {
-        self.health.is_up()
-    }
-}
-
 impl Announcer {
     /// Runs until [`State::Done`]. Returns the exit status.
     async fn run_until_done(
@@ -179,7 +164,8 @@ impl Announcer {
                     Some(Event::Abort)
                 }
                 () = heartbeat.next_beat() => {
-                    heartbeat.send_beat(state, self.count_not_yet_healthy() == 0);
+                    let is_waiting = matches!(state, State::Announcing | State::AwaitingBalancers);
+                    heartbeat.send_beat(is_waiting && self.count_not_yet_healthy() == 0);
                     None
                 }
             };
