@@ -25,13 +25,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::config::App;
-use crate::message::Message;
 use crate::processes::reaper::{ChildChange, Leader, Reaper};
 use crate::processes::table;
 use crate::processes::terminal::Terminal;
 use crate::processes::tether::{self, Limit};
 use crate::retry;
 use crate::state::Event;
+use crate::state::message::Message;
 
 /// Signals that the announcer forwards. A registered handler also gives the app the default action, even if the
 /// announcer was started with the signal ignored.

@@ -13,7 +13,6 @@ mod event_loop;
 mod health;
 mod health_loop;
 mod lease;
-mod message;
 mod one_shot;
 mod processes;
 mod record;
