@@ -2,6 +2,7 @@
 
 mod asked;
 mod change;
+mod host;
 mod look;
 mod past;
 mod scene;

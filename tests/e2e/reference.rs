@@ -156,6 +156,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 37] = [
         "docs/discoverctl.md",
         &[
             ("The operator's files", "a file; discoverctl/asked.rs has its like"),
+            ("A rolling reboot", "discoverctl/host.rs"),
             ("switch", "discoverctl/switch.rs, with shorter steps"),
         ],
     ),
@@ -193,6 +194,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 37] = [
         &[
             ("Settings", "reference/keys.rs"),
             ("Upstreams", "reference/keys.rs"),
+            ("Copies", "reference/keys.rs"),
             ("Balancers", "reference/keys.rs"),
             ("The store itself", "reference/keys.rs"),
             ("Older layouts", "reference/keys.rs"),

@@ -14,6 +14,9 @@ const EXAMPLES: &str = "Examples:
   Take an upstream out, wait until its last request is answered, and put it back:
       discoverctl drain shop/node-1
       discoverctl ready shop/node-1
+  Take all upstreams of a host out before it reboots, and put them back:
+      discoverctl drain --host web-1
+      discoverctl ready --host web-1
   Switch from blue to green in steps, and go back if too many requests fail:
       discoverctl switch shop green --steps 10,50,100 --every 30s --max-errors 1%
   Print JSON for programs:
@@ -34,7 +37,7 @@ Exit codes:
   2    the command line makes no sense
   3    etcd can't be reached, or refuses the login. Nothing was changed
   4    refused. Nothing was changed: no such service or upstream, forbidden by etcd's roles, another owner's key or claim
-  5    changed, but a balancer doesn't follow: it refuses the change, or is too late
+  5    changed, but a balancer doesn't follow: it refuses the change, is too late or has vanished. Or changed in part only
   6    a balancer can't be asked, and the answer needs it
   7    a switch went back, or was stopped on its way. The last line names the active colors
   130  interrupted";

@@ -5,6 +5,7 @@ mod certs;
 mod check;
 mod color;
 mod config;
+mod copies;
 mod delete;
 mod diff;
 mod explain;
@@ -28,7 +29,7 @@ use crate::error::{Error, Outcome};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List all services, and their state at each balancer
+    /// List all services, or a host's upstreams, and their state at each balancer
     #[command(after_long_help = list::EXAMPLES)]
     List(list::List),
     /// Show a service's settings, claims and upstreams, and its state at each balancer
@@ -66,13 +67,13 @@ pub(crate) enum Command {
     Delete(delete::Delete),
     /// Stop sending new clients to upstreams, and wait until no request is open. Sticky clients stay
     #[command(after_long_help = overrides::DRAIN_EXAMPLES)]
-    Drain(overrides::ChangeState),
+    Drain(overrides::TakeOut),
     /// End `drain` and `maint`
     #[command(after_long_help = overrides::READY_EXAMPLES)]
-    Ready(overrides::ChangeState),
+    Ready(overrides::PutBack),
     /// Stop sending requests to upstreams, and wait until no request is open
     #[command(after_long_help = overrides::MAINT_EXAMPLES)]
-    Maint(overrides::ChangeState),
+    Maint(overrides::TakeOut),
     /// Override the weight of an upstream
     #[command(after_long_help = overrides::WEIGHT_EXAMPLES)]
     Weight(overrides::ChangeWeight),
@@ -124,9 +125,9 @@ impl Command {
             Self::Set(it) => it.run(context).await,
             Self::Unset(it) => it.run(context).await,
             Self::Delete(it) => it.run(context).await,
-            Self::Drain(it) => it.run(context, Some(OverrideState::Drain)).await,
-            Self::Ready(it) => it.run(context, None).await,
-            Self::Maint(it) => it.run(context, Some(OverrideState::Maint)).await,
+            Self::Drain(it) => it.run(context, OverrideState::Drain).await,
+            Self::Ready(it) => it.run(context).await,
+            Self::Maint(it) => it.run(context, OverrideState::Maint).await,
             Self::Weight(it) => it.run(context).await,
             Self::Color(it) => it.run(context).await,
             Self::Switch(it) => it.run(context).await,

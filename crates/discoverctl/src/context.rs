@@ -15,7 +15,7 @@ use crate::error::{Error, Outcome};
 use crate::print::{Block, Printable, Screen};
 use crate::shared_options::{Api, Changing, Common};
 use crate::store::{Store, lossy_text};
-use crate::wait::{FollowGoal, goal_of_write, wait_until_followed};
+use crate::wait::{FollowGoal, goal_of_write, wait_with_records};
 
 /// The context of one command.
 pub(crate) struct Context {
@@ -54,19 +54,22 @@ impl Context {
     /// Writes an edit. Returns the revision, or None if the edit is empty.
     ///
     /// # Errors
-    /// [`Error::Refused`] if a key was changed since it was read.
+    /// [`Error::Refused`] if a key was changed since it was read, [`Error::WrittenInPart`] if that, or another error, came after
+    /// the first transaction.
     pub(crate) async fn commit_edit(&self, edit: &Edit) -> Result<Option<i64>, Error> {
         let mut revision = None;
         for txn in edit.to_transactions() {
-            let committed = self.client.commit(txn).await?;
-            // An edit of more than a hundred keys has several transactions, and the first ones can't be taken back.
-            if !committed.succeeded {
-                let what = if revision.is_none() { "nothing was changed" } else { "a part of it was changed" };
-                return Err(Error::Refused(format!(
-                    "another client changed the same keys in between: {what}; try again"
-                )));
-            }
-            revision = Some(committed.revision);
+            let committed = self.client.commit(txn).await.map_err(Error::from);
+            let committed = committed.and_then(|committed| match committed.succeeded {
+                true => Ok(committed.revision),
+                false => Err(Error::Refused("another client changed the same keys in between".into())),
+            });
+            // An edit of more than 128 keys has several transactions, and the first ones can't be taken back.
+            revision = Some(committed.map_err(|error| match (revision, error) {
+                (Some(revision), error) => Error::WrittenInPart { revision, reason: error.to_string() },
+                (None, Error::Refused(reason)) => Error::Refused(format!("{reason}: nothing was changed; try again")),
+                (None, error) => error,
+            })?);
         }
         Ok(revision)
     }
@@ -91,40 +94,75 @@ impl Context {
         changing: &Changing,
         goal: FollowGoal,
     ) -> Result<Outcome, Error> {
-        let mut done = ChangeReport::from_edit(edit);
-        if changing.dry_run {
-            done.is_dry = true;
-        } else {
-            let written = self.commit_edit(edit).await?;
-            // An unchanged key may still be unapplied. Balancers report the revision of the services' keys. The store's
-            // own revision may stay ahead of that for ever, because other keys count there too.
-            let revision =
-                written.unwrap_or_else(|| store.newest_revision_of(goal.drained.iter().map(|(service, _)| service)));
-            done.revision = written;
-            if !changing.no_wait {
-                let keys = edit.changes().map(|(key, _)| key.clone());
-                // The caller knows what has to be drained or released, the edit its services and keys.
-                let FollowGoal { revision, services, keys, .. } = goal_of_write(revision, keys);
-                let goal = FollowGoal { revision, services, keys, ..goal };
-                let followed = wait_until_followed(&self.client, &goal, changing.timeout).await;
-                // The keys are written, so the operator has to see them before the error.
-                if followed.is_err() && !self.screen.is_for_programs() {
-                    done.has_waited_in_vain = true;
-                    self.screen.show(&done)?;
-                }
-                let followed = followed?;
-                done.followed_by = Some(followed.by.iter().map(ToString::to_string).collect());
-                done.seconds = Some(followed.took.as_secs_f64());
-            }
+        let written = self.write_edit(store, edit, changing, goal).await?;
+        // The keys are written, so the operator has to see them before the error.
+        if written.followed.is_ok() || !self.screen.is_for_programs() {
+            self.screen.show(&written.report)?;
         }
-        self.screen.show(&done)?;
-        Ok(Outcome::Yes)
+        written.followed.map(|()| Outcome::Yes)
+    }
+
+    /// Writes an edit and waits until the balancers meet a goal. With --dry-run it does neither.
+    ///
+    /// # Errors
+    /// If not everything was written. [`Written::followed`] has the error of the wait.
+    pub(crate) async fn write_edit(
+        &self,
+        store: &Store,
+        edit: &Edit,
+        changing: &Changing,
+        goal: FollowGoal,
+    ) -> Result<Written, Error> {
+        let mut done = Written::from_edit(edit);
+        if changing.dry_run {
+            done.report.is_dry = true;
+            return Ok(done);
+        }
+        done.report.revision = self.commit_edit(edit).await?;
+        if changing.no_wait {
+            return Ok(done);
+        }
+        // An unchanged key may still be unapplied. Balancers report the revision of the services' keys. The store's
+        // own revision may stay ahead of that for ever, because other keys count there too.
+        let services = goal.drained.iter().map(|(service, _)| service);
+        done.revision = done.report.revision.unwrap_or_else(|| store.newest_revision_of(services));
+        // The caller knows what has to be drained or released, the edit its services and keys.
+        let keys = edit.changes().map(|(key, _)| key.clone());
+        let FollowGoal { revision, services, keys, .. } = goal_of_write(done.revision, keys);
+        let goal = FollowGoal { revision, services, keys, ..goal };
+        match wait_with_records(&self.client, &goal, changing.timeout, &mut done.balancers).await {
+            Ok(followed) => {
+                done.report.followed_by = Some(followed.by.iter().map(ToString::to_string).collect());
+                done.report.seconds = Some(followed.took.as_secs_f64());
+            }
+            Err(error) => (done.report.has_waited_in_vain, done.followed) = (true, Err(error)),
+        }
+        Ok(done)
+    }
+}
+
+/// The outcome of [`Context::write_edit`].
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) report: ChangeReport,
+    /// The revision that balancers were waited for to follow; 0 if the command didn't wait.
+    pub(crate) revision: i64,
+    /// The balancers' records at the end of the wait.
+    pub(crate) balancers: BalancerRecords,
+    /// The error of the wait.
+    pub(crate) followed: Result<(), Error>,
+}
+
+impl Written {
+    fn from_edit(edit: &Edit) -> Self {
+        let report = ChangeReport::from_edit(edit);
+        Self { report, revision: 0, balancers: BalancerRecords::default(), followed: Ok(()) }
     }
 }
 
 /// The changes that a command made, or would make.
 #[derive(Clone, Debug, Default, Serialize)]
-struct ChangeReport {
+pub(crate) struct ChangeReport {
     /// By key, relative to the prefix.
     changed: BTreeMap<String, Values>,
     /// With --dry-run nothing was written.
@@ -148,9 +186,21 @@ struct Values {
 }
 
 impl ChangeReport {
-    fn from_edit(edit: &Edit) -> Self {
+    pub(crate) fn from_edit(edit: &Edit) -> Self {
         let changed = edit.changes().map(|(key, change)| (key.clone(), Values::from_change(change))).collect();
         Self { changed, ..Self::default() }
+    }
+
+    /// The last line for people: the write and the wait.
+    pub(crate) fn describe_end(&self) -> String {
+        let written = self.revision.map(|revision| format!("written at revision {revision}; ")).unwrap_or_default();
+        match &self.followed_by {
+            _ if self.is_dry => "nothing was written: --dry-run".into(),
+            None if self.has_waited_in_vain => format!("{written}not followed so far"),
+            None => format!("{written}no balancer was waited for"),
+            Some(by) if by.is_empty() => format!("{written}no balancer lives that could follow"),
+            Some(by) => format!("followed by {} after {:.1} s", by.join(", "), self.seconds.unwrap_or_default()),
+        }
     }
 }
 
@@ -177,14 +227,7 @@ impl Printable for ChangeReport {
         if lines.is_empty() {
             lines.push("nothing to change".into());
         }
-        let written = self.revision.map(|revision| format!("written at revision {revision}; ")).unwrap_or_default();
-        lines.push(match &self.followed_by {
-            _ if self.is_dry => "nothing was written: --dry-run".into(),
-            None if self.has_waited_in_vain => format!("{written}not followed so far"),
-            None => format!("{written}no balancer was waited for"),
-            Some(by) if by.is_empty() => format!("{written}no balancer lives that could follow"),
-            Some(by) => format!("followed by {} after {:.1} s", by.join(", "), self.seconds.unwrap_or_default()),
-        });
+        lines.push(self.describe_end());
         vec![Block::Text(lines.join("\n"))]
     }
 }

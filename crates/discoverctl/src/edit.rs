@@ -10,7 +10,7 @@ use registry::{Condition, Txn};
 use crate::store::Store;
 
 /// The most keys of one transaction. etcd accepts 128 operations, and as many conditions (`--max-txn-ops`).
-const MAX_KEYS: usize = 100;
+const MAX_KEYS: usize = 128;
 
 /// Changes of keys, decided on the values that were read. None of them is made if one of these keys was changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Edit {
         self.changes.iter()
     }
 
-    /// Turns the edit into transactions: one for each hundred keys.
+    /// Turns the edit into transactions: one for each 128 keys.
     pub(crate) fn to_transactions(&self) -> Vec<Txn> {
         let changes: Vec<_> = self.changes.iter().collect();
         changes.chunks(MAX_KEYS).map(to_transaction).collect()

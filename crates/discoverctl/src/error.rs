@@ -17,7 +17,15 @@ pub(crate) enum Error {
     /// The command refused to act, and changed nothing.
     #[error("{0}")]
     Refused(String),
-    /// The keys were written, and a balancer refuses one of them.
+    /// An edit has more keys than one transaction, and a later transaction failed.
+    #[error("a part is written, up to revision {revision}, but then {reason}; run the command again")]
+    WrittenInPart {
+        /// The revision of the last transaction that was written.
+        revision: i64,
+        /// The reason why the next one was not.
+        reason: String,
+    },
+    /// The keys were written, and a balancer refuses one of them, or vanished.
     #[error("written at revision {revision}, but {refused}")]
     NotFollowed {
         /// The revision of the write.
@@ -58,7 +66,7 @@ impl Error {
             Self::Store(error) if error.is_permission_denied() => 4,
             Self::Store(_) => 3,
             Self::Refused(_) => 4,
-            Self::NotFollowed { .. } | Self::NotInTime { .. } => 5,
+            Self::WrittenInPart { .. } | Self::NotFollowed { .. } | Self::NotInTime { .. } => 5,
             Self::NoBalancer(_) => 6,
             Self::Undone(_) => 7,
             Self::Interrupted(_) => 130,

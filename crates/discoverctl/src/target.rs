@@ -1,5 +1,8 @@
-//! Names of services and upstreams, as operators type them: `shop`, `http-shop`, `shop/node-1`. Pure.
+//! Names of services, upstreams and hosts, as operators type them: `shop`, `http-shop`, `shop/node-1`, `web-1`. Pure.
 
+pub(crate) mod host;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -70,18 +73,19 @@ impl ServiceArg {
     /// # Errors
     /// [`Error::Refused`] with similar names, or [`Error::Usage`] if an HTTP and a TCP service have the name.
     pub(crate) fn find_service(&self, topology: &Topology) -> Result<ServiceId, Error> {
-        let services = topology.services();
+        // Before its first copy runs, a service may have stand-bys only.
+        let services: BTreeSet<&ServiceId> = topology.services().keys().chain(topology.copies().keys()).collect();
         let [http, tcp] = [Kind::Http, Kind::Tcp].map(|kind| ServiceId { kind, name: self.0.clone() });
-        match (services.contains_key(&http), services.contains_key(&tcp)) {
+        match (services.contains(&http), services.contains(&tcp)) {
             (true, true) => return Err(Error::Usage(format!("{self} is both {http} and {tcp}; say which"))),
             (true, false) => return Ok(http),
             (false, true) => return Ok(tcp),
             (false, false) => {}
         }
         // A service may be called `http-shop` itself, so the whole name comes first.
-        let section = self.parse_with_kind().filter(|id| services.contains_key(id));
+        let section = self.parse_with_kind().filter(|id| services.contains(id));
         section.ok_or_else(|| {
-            let names = services.keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
+            let names = services.iter().flat_map(|id| [id.name.to_string(), id.to_string()]);
             Error::Refused(format!("no service {self} in the store{}", suggest_names(self.0.as_str(), names)))
         })
     }
@@ -154,10 +158,12 @@ mod tests {
             "http-services/db/upstreams/a",
             "tcp-services/db/upstreams/a",
             "http-services/tcp-db/upstreams/a",
+            "http-services/new/standby/a",
         ]);
         let find = |name: &str| name.parse::<ServiceArg>().unwrap().find_service(&all).map(|id| id.to_string());
         assert_eq!(find("shop").unwrap(), "http-shop");
         assert_eq!(find("http-shop").unwrap(), "http-shop");
+        assert_eq!(find("new").unwrap(), "http-new");
         assert_eq!(find("http-db").unwrap(), "http-db");
         assert_eq!(find("tcp-db").unwrap(), "http-tcp-db", "a service that is called just that comes first");
         assert_eq!(find("db").unwrap_err().to_string(), "db is both http-db and tcp-db; say which");

@@ -32,6 +32,8 @@ pub(crate) struct Row {
 pub(crate) struct StoreView {
     /// The record's IP address and port.
     pub(crate) address: Option<String>,
+    /// The host that the record names.
+    pub(crate) host: Option<String>,
     pub(crate) color: Option<String>,
     /// The override's weight, else the record's. A color's share is not included.
     pub(crate) weight: Option<u16>,
@@ -212,6 +214,7 @@ impl StoreView {
         let (announced, imposed) = (record.map(|it| it.state), imposed.and_then(|it| it.state));
         Self {
             address: record.map(|it| it.address.to_string()),
+            host: record.and_then(|it| it.host.as_ref()).map(ToString::to_string),
             color: record.and_then(|it| it.color.as_ref()).map(ToString::to_string),
             // An override without a record has no upstream to weigh.
             weight: weight.filter(|_| record.is_some()),

@@ -5,7 +5,7 @@
 
 use discovery::{
     BalancerRecords, Cause, Key, Node, Reason, Service, ServiceId, Setting, SettingName, Topology, UpstreamId, Verdict,
-    find_intended_reasons,
+    explain_missing_copy, find_intended_reasons,
 };
 
 use crate::balancer_api::Upstream;
@@ -119,12 +119,14 @@ impl<'a> Case<'a> {
     /// The reasons against the upstream that the keys themselves give.
     fn list_store_reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        let Some(service) = self.service.filter(|service| !service.is_empty()) else { return vec![no_record_reason()] };
+        let Some(service) = self.service.filter(|service| !service.is_empty()) else {
+            return vec![self.missing_reason()];
+        };
         if !self.id.is_default() && !has_claim_key(service) {
             reasons.push(Reason::no_domain(self.id));
         }
         match self.record().map(|field| (&field.entry.key, &field.value)) {
-            None => reasons.push(no_record_reason()),
+            None => reasons.push(self.missing_reason()),
             Some((key, Err(refusal))) => {
                 reasons.push(Cause::RecordQuarantined.into_reason(format!("{key} is not followed: {refusal}")));
             }
@@ -145,6 +147,12 @@ impl<'a> Case<'a> {
             }
         }
         reasons
+    }
+
+    /// The reason why the upstream has no record: a copy that doesn't run, or one whose app doesn't work yet.
+    fn missing_reason(&self) -> Reason {
+        let copies = self.keys.topology.copies().get(self.id);
+        copies.and_then(|copies| explain_missing_copy(copies, self.upstream)).unwrap_or_else(no_record_reason)
     }
 
     fn record(&self) -> Option<&'a discovery::ParsedEntry<discovery::Upstream>> {
@@ -231,6 +239,18 @@ mod tests {
         assert_causes(&[DOMAIN, A, DRAINED], Some(YES), 2, Some(true), &["behind"]);
         assert_causes(&[DOMAIN], Some(YES), 20, Some(true), &["no_record"]);
         assert_causes(&[DOMAIN], Some(&YES.replacen('{', r#"{"held":true,"#, 1)), 20, Some(true), &[]);
+    }
+
+    #[test]
+    fn a_copy_that_stands_by_is_no_missing_record() {
+        let slot = ("http-services/shop/slots/1", r#"{"id":"b","replicas":1}"#);
+        let standby = ("http-services/shop/standby/a", "{}");
+        assert_causes(&[DOMAIN, LB1, slot, standby], None, 20, Some(false), &["stands_by"]);
+        assert_causes(&[LB1, slot, standby], None, 20, Some(false), &["stands_by"]);
+        assert_causes(&[DOMAIN, LB1, slot, standby], Some("!"), 20, None, &["stands_by", "unasked"]);
+        let starting = ("http-services/shop/slots/1", r#"{"id":"a","replicas":1}"#);
+        assert_causes(&[DOMAIN, LB1, starting], None, 20, Some(false), &["no_record"]);
+        assert_causes(&[DOMAIN, A, LB1, starting], Some(YES), 20, Some(true), &[]);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::progress::Progress;
 /// The interval at which the progress line is offered again. The first line is due after 2 s without any event.
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The error about a balancer that isn't there any more.
+const VANISHED: &str = "vanished before it followed: its key is gone, and its HAProxy may still send requests";
+
 /// The condition that all live balancers must meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FollowGoal {
@@ -28,6 +31,8 @@ pub(crate) struct FollowGoal {
     pub(crate) keys: Vec<String>,
     /// No balancer may retain keys or upstreams, after a reset or by the removal guard.
     pub(crate) releases_retained: bool,
+    /// A balancer whose key vanishes during the wait must have met the goal before.
+    pub(crate) needs_vanished: bool,
 }
 
 /// The balancers that follow, and the time until they did.
@@ -66,6 +71,33 @@ impl FollowGoal {
         refused
     }
 
+    /// Describes the state of the wait in one line.
+    fn describe_progress(&self, balancers: &BalancerRecords) -> String {
+        let missing = self.describe_missing(balancers);
+        if self.drained.len() < 2 {
+            return format!("waiting for {missing}");
+        }
+        let cluster = balancers.cluster_id();
+        let is_drained = |(service, id): &&(ServiceId, UpstreamId)| {
+            let agrees = |record: &BalancerRecord| record.acknowledges_upstream(cluster, self.revision, service, id);
+            balancers.disagreeing_nodes(agrees).is_empty()
+        };
+        let drained = self.drained.iter().filter(is_drained).count();
+        format!("{drained} of {} upstreams drained, waiting for {missing}", self.drained.len())
+    }
+
+    /// Notes which balancers have not met the goal since they were first seen.
+    fn update_owing(&self, owing: &mut BTreeSet<Node>, balancers: &BalancerRecords) {
+        let cluster = balancers.cluster_id();
+        for (node, record) in balancers.records_by_node() {
+            if record.is_some_and(|record| self.is_met_by(cluster, record)) {
+                owing.remove(node);
+            } else {
+                owing.insert(node.clone());
+            }
+        }
+    }
+
     /// Describes the balancers that don't follow yet, in one line.
     fn describe_missing(&self, balancers: &BalancerRecords) -> String {
         let cluster = balancers.cluster_id();
@@ -95,11 +127,14 @@ impl FollowGoal {
             let keys = record.lost.map(|lost| format!("it retains {} keys", lost.keys));
             return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", record.held.len())));
         }
-        for (service, id) in &self.drained {
-            let server = BalancerRecord::server_name(service, id);
-            if let Some(sessions) = record.draining.get(&server) {
-                return Some(format!("{server} has {sessions} open"));
-            }
+        let servers = self.drained.iter().map(|(service, id)| BalancerRecord::server_name(service, id));
+        let mut open = servers.filter_map(|server| Some((record.draining.get(&server)?, server)));
+        if let Some((sessions, server)) = open.next() {
+            let more = match open.count() {
+                0 => String::new(),
+                more => format!(", the first of {}", more + 1),
+            };
+            return Some(format!("{server} has {sessions} open{more}"));
         }
         if self.keys.iter().any(|key| record.may_omit_quarantine(key)) {
             return Some("it refuses more keys of the service than it can name".into());
@@ -122,23 +157,38 @@ pub(crate) async fn wait_until_followed(
     goal: &FollowGoal,
     patience: Duration,
 ) -> Result<Followed, Error> {
+    wait_with_records(client, goal, patience, &mut BalancerRecords::default()).await
+}
+
+/// Waits like [`wait_until_followed`]. At the end `balancers` are the balancers' records as they were last.
+pub(crate) async fn wait_with_records(
+    client: &Client,
+    goal: &FollowGoal,
+    patience: Duration,
+    balancers: &mut BalancerRecords,
+) -> Result<Followed, Error> {
     let (mut progress, end) = (Progress::new(), CancellationToken::new());
     let _ends_with_us = end.clone().drop_guard();
     let mut events = client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end);
     let deadline = Instant::now() + patience;
-    let (mut balancers, mut has_listing) = (BalancerRecords::default(), false);
+    let (mut has_listing, mut owing) = (false, BTreeSet::new());
     loop {
         // Before the first listing the wait is for etcd itself.
-        let words = if has_listing { goal.describe_missing(&balancers) } else { "etcd".to_owned() };
-        progress.set_message(format!("waiting for {words}"));
+        progress.set_message(match has_listing {
+            true => goal.describe_progress(balancers),
+            false => "waiting for etcd".to_owned(),
+        });
         let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {
             Ok(Some(event)) => event,
             // The progress line skips messages of the first 2 s, so it is set again.
             Err(_) if Instant::now() < deadline => continue,
-            _ => return Err(Error::NotInTime { revision: goal.revision, waited: patience, missing: words }),
+            _ => {
+                let missing = if has_listing { goal.describe_missing(balancers) } else { "etcd".to_owned() };
+                return Err(Error::NotInTime { revision: goal.revision, waited: patience, missing });
+            }
         };
         match event {
-            Event::Snapshot(snapshot) => balancers = BalancerRecords::from_snapshot(&snapshot),
+            Event::Snapshot(snapshot) => *balancers = BalancerRecords::from_snapshot(&snapshot),
             Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply_change(change)),
             // The write is done. etcd may be back before the deadline.
             Event::Disconnected { .. } => {
@@ -148,12 +198,17 @@ pub(crate) async fn wait_until_followed(
         }
         has_listing = true;
         // Waiting doesn't end a refusal. Only another value does.
-        if let Some(QuarantinedKey { node, key, reason }) = goal.find_refused(&balancers).into_iter().next() {
+        if let Some(QuarantinedKey { node, key, reason }) = goal.find_refused(balancers).into_iter().next() {
             let refused = format!("{node} refuses {key}: {reason}");
             return Err(Error::NotFollowed { revision: goal.revision, refused });
         }
+        goal.update_owing(&mut owing, balancers);
         let cluster = balancers.cluster_id();
         if balancers.disagreeing_nodes(|balancer| goal.is_met_by(cluster, balancer)).is_empty() {
+            if let Some(node) = owing.first().filter(|_| goal.needs_vanished) {
+                let refused = format!("{node} {VANISHED}");
+                return Err(Error::NotFollowed { revision: goal.revision, refused });
+            }
             let by = balancers.records_by_node().map(|(node, _)| node.clone()).collect();
             return Ok(Followed { by, took: progress.elapsed() });
         }
@@ -177,6 +232,35 @@ mod tests {
         let (key, value) = ("balancers/lb1".into(), value.into());
         let entries = vec![Entry { key, value, create_revision: 1, mod_revision: 1, lease: 7 }];
         BalancerRecords::from_snapshot(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries })
+    }
+
+    #[test]
+    fn the_progress_of_a_drain_counts_upstreams() {
+        let mut goal = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
+        let service = goal.services.first().unwrap().clone();
+        for id in ["a", "b", "c"] {
+            goal.drained.insert((service.clone(), id.parse().unwrap()));
+        }
+        let record =
+            r#"{"cluster":"7","applied":10,"pending":[],"held":[],"draining":{"http-shop/a":3,"http-shop/c":0}}"#;
+        assert_eq!(
+            goal.describe_progress(&balancers(record)),
+            "1 of 3 upstreams drained, waiting for lb1 (http-shop/a has 3 open, the first of 2)"
+        );
+    }
+
+    #[test]
+    fn a_balancer_that_vanishes_owes_its_answer() {
+        let goal = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
+        let record = |applied: i64| {
+            balancers(&format!(r#"{{"cluster":"7","applied":{applied},"pending":[],"held":[],"draining":{{}}}}"#))
+        };
+        let mut owing = BTreeSet::new();
+        goal.update_owing(&mut owing, &record(9));
+        goal.update_owing(&mut owing, &BalancerRecords::default());
+        assert_eq!(owing, ["lb1".parse().unwrap()].into(), "it is gone, and had not followed");
+        goal.update_owing(&mut owing, &record(10));
+        assert!(owing.is_empty());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Names: `[A-Za-z0-9][A-Za-z0-9_.-]{0,252}`, which HAProxy takes as they are in section, server and map names.
+//! Names: `[A-Za-z0-9][A-Za-z0-9_.-]{0,252}`, which HAProxy takes as they are in section, server and map names. A host's name may
+//! have `:` too, and never gets to HAProxy.
 //!
 //! Each kind of name is a type of its own, so that none stands in for another. Pure: no I/O, no clock.
 
@@ -42,9 +43,18 @@ fn explain_fault(text: &str) -> &'static str {
     }
 }
 
+const HOST_RULE: &str =
+    "the name of a host is a letter or digit, then letters, digits, `_`, `.`, `-`, `:`, at most 253 in all";
+
+/// Checks a host's name. An address is one too, so that a host without another name can be named.
+fn check_host_name(text: &str) -> Result<(), Refusal> {
+    check_name(&text.replace(':', "-")).map_err(|_| Refusal::new_malformed(text, HOST_RULE))
+}
+
 // A name is shared, not copied: confgen has each upstream's in five places, and copies all services' with each change.
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident) => {
+    ($(#[$doc:meta])* $type:ident) => { name!($(#[$doc])* $type, check_name); };
+    ($(#[$doc:meta])* $type:ident, $check:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -66,7 +76,7 @@ macro_rules! name {
             type Err = Refusal;
 
             fn from_str(text: &str) -> Result<Self, Refusal> {
-                check_name(text).map(|()| Self(text.into()))
+                $check(text).map(|()| Self(text.into()))
             }
         }
 
@@ -74,7 +84,7 @@ macro_rules! name {
             type Error = Refusal;
 
             fn try_from(text: String) -> Result<Self, Refusal> {
-                check_name(&text).map(|()| Self(text.into()))
+                $check(&text).map(|()| Self(text.into()))
             }
         }
 
@@ -113,8 +123,8 @@ name! {
     FileName
 }
 name! {
-    /// The name of a host that upstreams run on, as its operator calls it.
-    HostName
+    /// The name of a host that upstreams run on, as its operator calls it: `web-1`, `web-1.example.com`, `fd00::7`.
+    HostName, check_host_name
 }
 name! {
     /// A balancer's name, the `<node>` of its record's key.
@@ -138,6 +148,18 @@ mod tests {
             let refusal = bad.parse::<UpstreamId>().unwrap_err().to_string();
             assert!(refusal.contains(told), "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_hosts_name_may_be_an_address() {
+        for good in ["web-1", "web1.example.com", "10.0.0.7", "fd00::7"] {
+            assert_eq!(good.parse::<HostName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "::1", "-a", "a b", "a\nb", "a;b", "a#b", "a\"", "a/b", "[fd00::7]", "fe80::1%eth0", "ä"] {
+            let refusal = bad.parse::<HostName>().unwrap_err().to_string();
+            assert!(refusal.contains("the name of a host") && !refusal.contains('\n'), "{refusal}");
+        }
+        assert!("a".repeat(254).parse::<HostName>().is_err());
     }
 
     #[test]

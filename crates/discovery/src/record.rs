@@ -124,6 +124,10 @@ pub struct Override {
     /// The weight instead of the record's. `None` leaves the record's weight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
+    /// The host that was taken out as a whole, by `discoverctl drain --host` or `maint --host`. `ready --host` takes back only
+    /// overrides that name the host. `None` for an override of this upstream alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
     /// Fields with an unknown name, for `discoverctl lint`.
     #[serde(skip)]
     pub unknown: UnknownFields,
@@ -165,8 +169,8 @@ impl<'de> Deserialize<'de> for Upstream {
 
 impl<'de> Deserialize<'de> for Override {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = read_fields(deserializer, &["state", "weight"])?;
-        Ok(Self { state: fields.state, weight: fields.weight, unknown: fields.unknown })
+        let fields = read_fields(deserializer, &["state", "weight", "host"])?;
+        Ok(Self { state: fields.state, weight: fields.weight, host: fields.host, unknown: fields.unknown })
     }
 }
 
@@ -299,7 +303,7 @@ mod tests {
             .assert_eq(&why(r#"{"address":"10.0.0.1:80","weight":257}"#));
         for host in ["", "my host", "a;b", "a/b", r"a\n", "[fd00::1]", &"a".repeat(254)] {
             let record = format!(r#"{{"address":"10.0.0.1:80","host":"{host}"}}"#);
-            assert!(why(&record).contains("a name"), "{record}");
+            assert!(why(&record).contains("the name of a host"), "{record}");
         }
         expect_test::expect!["empty: delete the key to unset it"].assert_eq(&why(" "));
     }
@@ -308,6 +312,8 @@ mod tests {
     fn an_override_is_json_with_a_state_or_a_weight() {
         assert_eq!(Override::parse(br#"{"state":"maint"}"#).unwrap().state, Some(OverrideState::Maint));
         assert_eq!(Override::parse(br#"{"weight":10}"#).unwrap().weight.map(Weight::get), Some(10));
+        let whole_host = r#"{"state":"drain","weight":10,"host":"web1"}"#;
+        assert_eq!(Override::parse(whole_host.as_bytes()).unwrap().to_string(), whole_host);
         assert!(Override::parse(br#"{"state":"ready"}"#).is_err());
         assert!(Override::parse(b"drain").is_err());
     }

@@ -36,6 +36,8 @@ pub enum Cause {
     ProfileCloses,
     /// The upstream is retained: it is served although its key is gone.
     Retained,
+    /// The upstream is a copy of a service with a limited number of copies, and it doesn't run.
+    StandsBy,
     /// The upstream has no record.
     NoRecord,
     /// The upstream's record is quarantined.
@@ -76,7 +78,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes that have a name here, in their order.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NoBalancer,
         Self::BalancerUnreadable,
         Self::OtherStore,
@@ -89,6 +91,7 @@ impl Cause {
         Self::ServiceQuarantined,
         Self::ProfileCloses,
         Self::Retained,
+        Self::StandsBy,
         Self::NoRecord,
         Self::RecordQuarantined,
         Self::Announcer,
@@ -124,6 +127,7 @@ impl Cause {
             Self::ServiceQuarantined => "service_quarantined",
             Self::ProfileCloses => "profile",
             Self::Retained => "held",
+            Self::StandsBy => "stands_by",
             Self::NoRecord => "no_record",
             Self::RecordQuarantined => "record_quarantined",
             Self::Announcer => "announcer",
@@ -147,7 +151,8 @@ impl Cause {
 
     /// True if a record, an override, a color or a weight asks for it. Every other cause is a fault or a delay.
     pub fn is_intended(&self) -> bool {
-        matches!(self, Self::Announcer | Self::Override | Self::InactiveColor | Self::Weight | Self::Backup)
+        let by_keys = matches!(self, Self::Announcer | Self::Override | Self::InactiveColor | Self::Weight);
+        by_keys || matches!(self, Self::Backup | Self::StandsBy)
     }
 
     /// The cause with its sentence for people.
@@ -289,7 +294,10 @@ pub fn find_intended_reasons(
             OverrideState::Drain => "drain",
             OverrideState::Maint => "maint",
         };
-        let words = format!("an override says {state}: discoverctl ready {upstream} takes it back");
+        let words = match imposed.and_then(|imposed| imposed.host.as_ref()) {
+            Some(host) => format!("host {host} is in {state}: discoverctl ready --host {host} takes it back"),
+            None => format!("an override says {state}: discoverctl ready {upstream} takes it back"),
+        };
         reasons.push(Cause::Override.into_reason(words));
     }
     match (active, &record.color) {
@@ -368,6 +376,12 @@ mod tests {
         let reasons = find_intended_reasons("shop/a", Some(&plain), Some(&imposed), Some(&active));
         assert_eq!(reasons.first().unwrap().words, "it has no color, and active is green");
         assert_eq!(reasons.last().unwrap().words, "its weight is 0, says an override");
+        let imposed = Override::parse(br#"{"state":"drain","host":"web1"}"#).unwrap();
+        let reasons = find_intended_reasons("shop/a", Some(&plain), Some(&imposed), None);
+        assert_eq!(
+            reasons.first().unwrap().words,
+            "host web1 is in drain: discoverctl ready --host web1 takes it back"
+        );
         assert_eq!(find_intended_reasons("shop/a", Some(&plain), None, None), []);
     }
 

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use discovery::{
-    Active, Host, Kind, Override, PathPrefix, ServiceName, Setting, SettingName, Span, Upstream, UrlRegex, Weight,
+    Active, Host, HostName, Kind, Override, PathPrefix, ServiceName, Setting, SettingName, Span, Upstream, UrlRegex,
+    Weight,
 };
 
 const PAGE: &str = include_str!("../../../docs/limits.md");
@@ -31,6 +32,10 @@ fn values_are_as_long_as_the_page_says() {
     says("| a name of a service, upstream, color or node | 253 letters, digits, `_`, `.`, `-` |");
     let name = |length: usize| "a".repeat(length).parse::<ServiceName>();
     assert!(name(253).is_ok() && name(254).is_err());
+
+    says("| the name of an upstream's host | the same, and `:` |");
+    let host = |length: usize| format!("a:{}", "b".repeat(length - 2)).parse::<HostName>();
+    assert!(host(253).is_ok() && host(254).is_err());
 
     says("| a host name | 253 characters, 63 in a label |");
     let label = |length: usize| "a".repeat(length);

@@ -114,6 +114,8 @@ END
     discoverctl register shop node-1 $address:8001 --color blue
     discoverctl register shop node-2 $address:8001 --color green
     discoverctl set shop domain www.example.com
+    discoverctl register blog node-1 $address:8001 --host-name web-1
+    discoverctl register blog node-2 $address:8001 --host-name web-2
     discoverctl color shop blue --force
 ";
 

@@ -321,8 +321,9 @@ fn register_verdicts(status: &Status, counted: &Counted, registry: &mut Registry
 
 /// The other causes are about a balancer that can't be asked, or about the store as it is now. Only discoverctl finds them.
 fn is_found_here(cause: &Cause) -> bool {
-    use Cause::{ApiUnreachable, BalancerUnreadable, Behind, NoBalancer, NoRecord, OtherStore};
-    !matches!(cause, NoBalancer | BalancerUnreadable | OtherStore | NoRecord | Behind | ApiUnreachable)
+    use Cause::{ApiUnreachable, BalancerUnreadable, Behind, NoBalancer, NoRecord, OtherStore, StandsBy};
+    let by_balancers = matches!(cause, NoBalancer | BalancerUnreadable | OtherStore | Behind | ApiUnreachable);
+    !by_balancers && !matches!(cause, StandsBy | NoRecord)
 }
 
 fn register_times(status: &Status, registry: &mut Registry) {

@@ -29,7 +29,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl explain shop --output json | jq '.upstreams[].balancers[] | select(.gets_requests != true).because'
 
 It prints the key, its value and the parsed value, and for each live balancer the line in haproxy.cfg, HAProxy's state and the
-verdict. If several causes apply, the verdict is the one that a request meets first, and the others follow. An upstream that is
+verdict. A copy of a service whose number of copies is limited is explained too if it doesn't run. If several causes apply, the verdict is the one that a request meets first, and the others follow. An upstream that is
 gone is explained from etcd's older revisions.";
 
 #[derive(Debug, Args)]
@@ -127,12 +127,20 @@ fn has_record(store: &Store, service: &ServiceId, id: &UpstreamId) -> bool {
     store.topology.services().get(service).is_some_and(|keys| keys.upstream(id).is_some())
 }
 
-/// Lists the upstreams that have a record or that a balancer serves without one.
+/// Lists the upstreams that have a record, that a balancer serves without one, or that are copies without one.
 fn list_known_upstreams(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -> BTreeSet<UpstreamId> {
     let records = store.topology.services().get(service).into_iter().flat_map(|keys| keys.upstreams());
     let answers = answers.values().filter_map(|answer| answer.as_ref().ok());
     let served = answers.flat_map(|answer| &answer.upstreams).filter_map(|it| it.id.parse().ok());
-    records.map(|(id, _)| id.clone()).chain(served).collect()
+    records.map(|(id, _)| id.clone()).chain(served).chain(list_copies(store, service)).collect()
+}
+
+/// Lists the copies that hold a slot, take one over or stand by.
+fn list_copies(store: &Store, service: &ServiceId) -> Vec<UpstreamId> {
+    let Some(copies) = store.topology.copies().get(service) else { return Vec::new() };
+    let slots = copies.slots().filter_map(|(_, field)| field.value.as_ref().ok());
+    let slots = slots.flat_map(|slot| slot.successor.iter().chain([&slot.id])).cloned();
+    slots.chain(copies.standby().map(|(id, _)| id.clone())).collect()
 }
 
 /// Finds the last value of a record that is gone. The reads go back by 1, 2, 4, 8 … revisions, so they are few even if

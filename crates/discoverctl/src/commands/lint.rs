@@ -3,6 +3,7 @@
 mod answers;
 mod balancers;
 mod certificates;
+mod copies;
 mod keys;
 mod services;
 
@@ -139,6 +140,7 @@ impl<'a> LintInput<'a> {
     fn find_all(&self) -> Vec<Finding> {
         let mut findings = keys::lint_keys(self);
         findings.extend(services::lint_services(self));
+        findings.extend(copies::lint_copies(self));
         findings.extend(answers::lint_answers(self));
         // These need the store's findings: a value that can't be read is refused by every balancer.
         findings.extend(balancers::lint_balancers(self, &findings));

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use clap::Args;
-use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
+use discovery::{Color, Entry, HostName, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
 use program::output;
 
 use crate::commands::register::docker::{AddressSource, ContainerArg, Docker, HostAddresses};
@@ -70,6 +70,9 @@ pub(crate) struct Register {
     /// Write this color into the record
     #[arg(long)]
     color: Option<Color>,
+    /// Write the name of its host into the record, for `drain --host`
+    #[arg(long, value_name = "NAME")]
+    host_name: Option<HostName>,
     /// Use it only if no other upstream is up
     #[arg(long)]
     backup: bool,
@@ -128,6 +131,7 @@ impl Register {
         let upstream = Upstream {
             weight: self.weight.unwrap_or_default(),
             color: self.color,
+            host: self.host_name,
             backup: self.backup,
             // `lint` reports a record that has neither a lease nor this mark.
             permanent: true,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Service, ServiceId};
+use discovery::{CopyReport, Service, ServiceId};
 use futures_util::future::join_all;
 use registry::{Client, LeaseId};
 use serde::Serialize;
@@ -17,11 +17,13 @@ use crate::target::ServiceArg;
 use crate::upstreams::{Row, build_rows, describe_unreachable, extract_upstreams, list_unreachable};
 use crate::verdict::Keys;
 
+use crate::commands::copies;
+
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl show shop
   discoverctl show shop --output json | jq '.upstreams[] | select(.state == \"ready\").address'
 
-LEASE is the rest of the upstream's lease in seconds. `none` is a record without a lease, which stays until it is deleted.
+HOST is the host that the record names, for `discoverctl drain --host`. LEASE is the rest of the upstream's lease in seconds. `none` is a record without a lease, which stays until it is deleted.
 SESSIONS and RATE (requests in the last second, or connections of a TCP service) are those of one balancer.";
 
 #[derive(Debug, Args)]
@@ -43,6 +45,8 @@ struct ServiceReport {
     /// By balancer, the hosts with their paths, or the ports, that the service owns there.
     claims: BTreeMap<String, Vec<String>>,
     upstreams: Vec<UpstreamShown>,
+    /// The copies with their slots; null if their number isn't limited.
+    copies: Option<CopyReport>,
     /// By key, relative to the prefix, and by balancer: the reason for the quarantine.
     quarantine: BTreeMap<String, BTreeMap<String, String>>,
     /// By balancer, the reason why HAProxy rejects the service.
@@ -78,9 +82,9 @@ impl Show {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
-        let Some(service) = store.topology.services().get(&id) else {
-            return Err(Error::Refused(format!("no service {id} in the store")));
-        };
+        // Before its first copy runs, a service may have stand-bys only.
+        let empty = Service::new(id.kind);
+        let service = store.topology.services().get(&id).map_or(&empty, |service| service);
         let fleet = context.balancer_api(&store)?;
         let path = format!("services/{id}");
         // etcd and the balancers are asked at once, so only the slower one costs time.
@@ -128,12 +132,24 @@ impl ServiceReport {
             claims.insert(node, answer.service.list_claims());
         }
         let mut upstreams = Vec::new();
+        let copies = store.topology.copies().get(id).map(|copies| CopyReport::new(copies));
         for ((_, id), row) in build_rows(Keys::from(store), &extract_upstreams(answers), Some(id)) {
             let lease = service.upstream(&id).map(|field| field.entry.lease);
             upstreams.push(UpstreamShown::new(row, lease, leases));
         }
         let (id, name, unreachable) = (id.to_string(), id.name.to_string(), list_unreachable(answers));
-        Self { id, name, revision: store.revision, settings, claims, upstreams, quarantine, refused, unreachable }
+        Self {
+            id,
+            name,
+            revision: store.revision,
+            settings,
+            claims,
+            upstreams,
+            copies,
+            quarantine,
+            refused,
+            unreachable,
+        }
     }
 }
 
@@ -163,14 +179,15 @@ impl UpstreamShown {
     }
 
     /// The row at one balancer.
-    fn to_cells(&self, node: Cell, there: Cell, sessions: Cell, rate: Cell) -> [Cell; 10] {
+    fn to_cells(&self, node: Cell, there: Cell, sessions: Cell, rate: Cell) -> [Cell; 11] {
         let Row { id, asked, .. } = &self.row;
         let state = asked.describe_state();
         let state = if asked.state == Some("ready") { Cell::good(state) } else { Cell::odd(state) };
         let (address, color) = (Cell::or_dash(asked.address.as_ref()), Cell::or_dash(asked.color.as_ref()));
         let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
         let weight = Cell::or_dash(asked.weight);
-        [id.as_str().into(), address, color, weight, state, lease.into(), node, there, sessions, rate]
+        let host = Cell::or_dash(asked.host.as_ref());
+        [id.as_str().into(), address, host, color, weight, state, lease.into(), node, there, sessions, rate]
     }
 }
 
@@ -192,7 +209,7 @@ impl Printable for ServiceReport {
         let mut head = vec![format!("{} at revision {}", self.id, self.revision)];
         head.extend((!claims.is_empty()).then(|| format!("serves: {}", same_or_each(&claims).text())));
         let mut upstreams = Table::new([
-            "UPSTREAM", "ADDRESS", "COLOR", "WEIGHT", "STATE", "LEASE", "BALANCER", "THERE", "SESSIONS", "RATE",
+            "UPSTREAM", "ADDRESS", "HOST", "COLOR", "WEIGHT", "STATE", "LEASE", "BALANCER", "THERE", "SESSIONS", "RATE",
         ]);
         self.upstreams.iter().for_each(|it| it.add_rows_to(&mut upstreams));
         let mut blocks = vec![Block::Text(head.join("\n")), Block::Table(settings)];
@@ -200,6 +217,7 @@ impl Printable for ServiceReport {
             true => Block::Text("no upstream: its clients get 503".into()),
             false => Block::Table(upstreams),
         });
+        blocks.extend(self.copies.iter().flat_map(copies::blocks));
         let refused = self.refused.iter().map(|(node, words)| format!("{node}: HAProxy refuses the service: {words}"));
         let quarantine = self.quarantine.iter();
         let quarantine = quarantine.map(|(key, by)| format!("{key} is not followed: {}", same_or_each(by).text()));
@@ -240,10 +258,12 @@ mod tests {
         let mut store = store(&[
             ("http-services/shop/balance", "by mood"),
             ("http-services/shop/domain", "shop.test"),
-            ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#),
+            ("http-services/shop/slots/1", r#"{"id":"a","host":"web-1","replicas":2,"since":"2026-11-30T10:00:00Z"}"#),
+            ("http-services/shop/standby/c", r#"{"host":"web-3","reason":"crash-loop"}"#),
+            ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue","host":"web-1"}"#),
             ("http-services/shop/upstreams/b", "10.0.0.2:80"),
         ]);
-        store.entries[2].lease = 5;
+        store.entries[4].lease = 5;
         let store = Store::from_snapshot(discovery::Snapshot {
             cluster: 7,
             revision: 20,
@@ -271,11 +291,17 @@ mod tests {
             balance  by mood    roundrobin
             domain   shop.test  as written
 
-            UPSTREAM  ADDRESS      COLOR  WEIGHT  STATE  LEASE  BALANCER  THERE  SESSIONS  RATE
-            a         10.0.0.1:80  blue   100     ready  9 s    lb1       up     3         12
-            a         10.0.0.1:80  blue   100     ready  9 s    lb2       –      –         –
-            b         10.0.0.2:80  –      100     ready  none   lb1       down   0         0
-            b         10.0.0.2:80  –      100     ready  none   lb2       –      –         –
+            UPSTREAM  ADDRESS      HOST   COLOR  WEIGHT  STATE  LEASE  BALANCER  THERE  SESSIONS  RATE
+            a         10.0.0.1:80  web-1  blue   100     ready  9 s    lb1       up     3         12
+            a         10.0.0.1:80  web-1  blue   100     ready  9 s    lb2       –      –         –
+            b         10.0.0.2:80  –      –      100     ready  none   lb1       down   0         0
+            b         10.0.0.2:80  –      –      100     ready  none   lb2       –      –         –
+
+            COPY  HOST   SLOT  SINCE                 WHY
+            a     web-1  1     2026-11-30T10:00:00Z  it holds the slot
+            c     web-3  –     –                     its app ended too often in a row; 1 of 2 copies run, at web-1
+
+            copies: 1 of 2 copies run, at web-1, and no copy that stands by takes a slot: see why with discoverctl explain
 
             http-services/shop/balance is not followed: `by mood`: expected roundrobin
             lb2 can't be asked: no route to host"#]]

@@ -24,7 +24,11 @@ fn assert_service(id: &ServiceId, service: &discovery::Service) {
             upstream.host.iter().for_each(|host| assert_word(host.as_str()));
         }
     }
-    service.overrides().for_each(|(id, _)| assert_word(id.as_str()));
+    for (id, field) in service.overrides() {
+        assert_word(id.as_str());
+        let host = field.value.as_ref().ok().and_then(|imposed| imposed.host.as_ref());
+        host.into_iter().for_each(|host| assert_word(host.as_str()));
+    }
 }
 
 /// Asserts that what a slot or stand-by says is made of words, and that it reads as it prints.

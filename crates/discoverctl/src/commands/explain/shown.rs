@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use discovery::{Cause, Node, Override, ParsedEntry, ServiceId, Setting, Upstream as Record, UpstreamId, Verdict};
+use discovery::{
+    Cause, CopyReport, Node, Override, ParsedEntry, ServiceId, Setting, Upstream as Record, UpstreamId, Verdict,
+    explain_missing_copy,
+};
 use serde::Serialize;
 
 use super::last::{LastRecord, no_record_reason};
@@ -14,6 +17,8 @@ use crate::store::{Store, lossy_text};
 use crate::upstreams::StoreView;
 use crate::verdict::{BalancerAnswer, Case, Keys};
 
+use crate::commands::copies;
+
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
     /// The name of the service's section: `http-shop`.
@@ -21,6 +26,8 @@ pub(super) struct Explanation {
     revision: i64,
     settings: Vec<KeyShown>,
     upstreams: Vec<Explained>,
+    /// The copies with their slots; null if their number isn't limited.
+    copies: Option<CopyReport>,
     /// The keys below the service that no balancer can follow.
     unfollowed: Vec<UnfollowedKey>,
     /// The operator asked for one upstream.
@@ -82,17 +89,21 @@ impl Explanation {
         let keys = store.topology.services().get(service);
         let settings = keys.into_iter().flat_map(|keys| keys.settings());
         let settings = settings.map(|(_, field)| KeyShown::from_field(field, Setting::to_string)).collect();
+        let copies = store.topology.copies().get(service);
         let mut upstreams = Vec::new();
         for id in ids {
             let mut upstream = Explained::new(store, service, id, answers);
             // The search for old values takes several requests, so `explain SVC` doesn't search for each upstream.
-            if is_one {
+            // A copy without a slot, or one that has just got it, has no record to look for.
+            let is_copy = copies.is_some_and(|copies| explain_missing_copy(copies, id).is_some());
+            if is_one && !is_copy {
                 upstream.add_last_record(last.get(id));
             }
             upstreams.push(upstream);
         }
         let unfollowed = if is_one { Vec::new() } else { UnfollowedKey::list_below_service(store, service) };
-        Self { id: service.to_string(), revision: store.revision, settings, upstreams, unfollowed, is_one }
+        let copies = copies.map(|copies| CopyReport::new(copies));
+        Self { id: service.to_string(), revision: store.revision, settings, upstreams, copies, unfollowed, is_one }
     }
 }
 
@@ -149,6 +160,7 @@ impl KeyShown {
 fn record_words(record: &Record) -> String {
     let mut words = vec![record.address.to_string(), format!("weight {}", record.weight)];
     words.extend(record.color.as_ref().map(|color| format!("color {color}")));
+    words.extend(record.host.as_ref().map(|host| format!("host {host}")));
     words.push(format!("{:?}", record.state).to_lowercase());
     words.extend(record.backup.then(|| "backup".to_owned()));
     words.extend(record.permanent.then(|| "permanent".to_owned()));
@@ -158,7 +170,8 @@ fn record_words(record: &Record) -> String {
 fn override_words(it: &Override) -> String {
     let state = it.state.map(|state| format!("{state:?}").to_lowercase());
     let weight = it.weight.map(|weight| format!("weight {weight}"));
-    let words: Vec<String> = [state, weight].into_iter().flatten().collect();
+    let host = it.host.as_ref().map(|host| format!("with the whole host {host}"));
+    let words: Vec<String> = [state, weight, host].into_iter().flatten().collect();
     if words.is_empty() { "nothing".into() } else { words.join(", ") }
 }
 
@@ -233,6 +246,7 @@ impl Printable for Explanation {
                 ]);
             }
         }
+        let copies = self.copies.iter().filter(|_| !self.is_one).flat_map(copies::blocks);
         if self.upstreams.is_empty() {
             blocks.extend([keys].map(Block::Table));
             blocks.extend(unfollowed::keys_block(&self.unfollowed));
@@ -241,6 +255,7 @@ impl Printable for Explanation {
         }
         blocks.extend([keys, lines].map(Block::Table));
         blocks.extend(unfollowed::keys_block(&self.unfollowed));
+        blocks.extend(copies);
         // The verdict comes last, because scripts and people read the last line.
         blocks.push(Block::Table(verdicts));
         blocks

@@ -90,19 +90,28 @@ fn lint_stray_overrides(input: &LintInput, service_id: &ServiceId, service: &Ser
     let mut findings = Vec::new();
     for (id, field) in service.overrides().filter(|(id, _)| service.upstream(id).is_none()) {
         let retaining = input.nodes_retaining_upstream(service_id, id);
-        let (what, todo) = if retaining.is_empty() {
-            (format!("there is no record of upstream {id}"), "delete it, unless that upstream is to come back so")
-        } else {
-            let nodes = join_names(&retaining);
-            let what = format!("upstream {id} has no record; {nodes} retains it, and this counts there");
-            (what, "leave it until the upstream is announced again or gone")
+        let host = field.value.as_ref().ok().and_then(|imposed| imposed.host.as_ref());
+        let (what, todo) = match host {
+            _ if !retaining.is_empty() => {
+                let nodes = join_names(&retaining);
+                let what = format!("upstream {id} has no record; {nodes} retains it, and this counts there");
+                (what, "leave it until the upstream is announced again or gone".to_owned())
+            }
+            Some(host) => {
+                let what = format!("there is no record of upstream {id}, which was taken out with host {host}");
+                (what, format!("discoverctl ready --host {host}, once the host is back or gone for good"))
+            }
+            None => {
+                let todo = "delete it, unless that upstream is to come back so";
+                (format!("there is no record of upstream {id}"), todo.to_owned())
+            }
         };
         findings.push(Finding::at_entry(&field.entry, "override_without_upstream", what, todo));
     }
     findings
 }
 
-fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
+pub(super) fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
     let todo = "write it again, or delete it: docs/keys.md says what may stand there";
     Finding::at_entry(entry, "unreadable", refusal.to_string(), todo)
 }

@@ -69,6 +69,31 @@ fn the_store_alone() {
 }
 
 #[test]
+fn missing_copies_and_hosts_without_a_name_of_their_own_are_found() {
+    let keys = [
+        ("http-services/shop/domain", "shop.test"),
+        ("http-services/shop/overrides/gone", r#"{"state":"drain","host":"web-3"}"#),
+        ("http-services/shop/slots/1", r#"{"id":"a","host":"web-1","replicas":2}"#),
+        ("http-services/shop/standby/c", "?"),
+        ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","permanent":true,"host":"localhost"}"#),
+        ("http-services/shop/upstreams/b", r#"{"address":"10.0.0.2:80","permanent":true,"host":"localhost"}"#),
+        ("http-services/shop/upstreams/d", r#"{"address":"10.0.0.2:81","permanent":true,"host":"web-2"}"#),
+        ("http-services/shop/upstreams/e", r#"{"address":"10.0.0.3:81","permanent":true,"host":"web-2"}"#),
+        ("tcp-services/db/slots/0", "{}"),
+        ("tcp-services/db/slots/1", r#"{"id":"a","replicas":1}"#),
+    ];
+    expect![[r#"
+        http-services/shop/ [copies_missing] 1 of 2 copies run, at web-1, and no copy that stands by takes a slot: see why with discoverctl explain
+        http-services/shop/overrides/gone [override_without_upstream] there is no record of upstream gone, which was taken out with host web-3
+        http-services/shop/standby/c [unreadable] JSON: expected value at line 1 column 1
+        http-services/shop/upstreams/a [host_name] several hosts are called localhost: 10.0.0.1, 10.0.0.2
+        http-services/shop/upstreams/b [host_name] several hosts are called localhost: 10.0.0.1, 10.0.0.2
+        tcp-services/db/slots/0 [unknown_key] `0`: expected a slot's number from 1 to 65535
+    "#]]
+    .assert_eq(&linted(&keys, &[], &[], &[], &[]));
+}
+
+#[test]
 fn the_balancers() {
     let said = |cluster: &str, more: &str| {
         format!(r#"{{"cluster":"{cluster}","applied":9,"pending":[],"held":[],"draining":{{}}{more}}}"#)
