@@ -65,6 +65,7 @@ mod random_history;
 mod reference;
 mod rejected_config;
 mod replaced_services;
+mod replicas;
 mod restart_facts;
 mod rolling;
 mod routing;

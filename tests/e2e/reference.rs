@@ -61,7 +61,8 @@ fn every_metric_is_documented() {
     let balancer = Balancer::start(&etcd);
     let (port, listens) = (free_port(), "127.0.0.1");
     let admin = format!("{listens}:{port}");
-    let flags = ["--service", "shop", "--domain", "shop.test", "--check", "tcp", "--admin", &admin];
+    let service = ["--service", "shop", "--domain", "shop.test", "--replicas", "1"];
+    let flags = [&service[..], &["--check", "tcp", "--admin", &admin]].concat();
     let _app = App::announced("shop-1", &etcd, &flags);
     balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     // What is retained has a series of its own.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registrar::RecordStatuses;
 use crate::status::metrics::CheckCounters;
-use crate::status::{KeyStatus, LoopStatus, Status, UpstreamStatus, metrics};
+use crate::status::{KeyStatus, LoopStatus, SlotStatus, Status, UpstreamStatus, metrics};
 
 /// A bound admin port. Connections wait in the kernel's queue until [`Port::start_serving`].
 pub(crate) struct Port(Server);
@@ -41,31 +41,53 @@ impl Port {
 pub(crate) struct StatusSources {
     /// In the order of the configuration.
     pub(crate) names: Vec<(ServiceId, UpstreamId)>,
+    pub(crate) ttl: Duration,
+    pub(crate) check_counters: CheckCounters,
+    /// Sources of the latest run of the app. `None` before the first one.
+    pub(crate) run: watch::Receiver<Option<RunSources>>,
+    /// `None` without `--replicas`.
+    pub(crate) slot: Option<SlotSources>,
+}
+
+/// Sources of a copy with `--replicas`.
+pub(crate) struct SlotSources {
+    pub(crate) status: watch::Receiver<SlotStatus>,
+    /// Those of the slot's lease, which counts while the app doesn't run.
+    pub(crate) lease_stats: watch::Receiver<LeaseStats>,
+}
+
+/// Sources that belong to one run of the app.
+#[derive(Clone)]
+pub(crate) struct RunSources {
     pub(crate) loop_status: watch::Receiver<LoopStatus>,
     pub(crate) records: RecordStatuses,
-    pub(crate) ttl: Duration,
     pub(crate) lease_stats: watch::Receiver<LeaseStats>,
-    pub(crate) check_counters: CheckCounters,
     pub(crate) key_status: watch::Receiver<KeyStatus>,
 }
 
 impl StatusSources {
     fn collect_status(&self) -> Status {
-        let LoopStatus { state, status_line, healthy } = self.loop_status.borrow().clone();
+        let run = self.run.borrow().clone();
+        let run = run.as_ref();
+        let LoopStatus { state, status_line, healthy } =
+            run.map(|run| run.loop_status.borrow().clone()).unwrap_or_default();
         let upstreams = self.names.iter().enumerate().map(|(index, (service, id))| UpstreamStatus {
             service: service.clone(),
             id: id.clone(),
             is_healthy: healthy.get(index).copied().unwrap_or_default(),
-            record: self.records.status_of(service, id),
+            record: run.map(|run| run.records.status_of(service, id)).unwrap_or_default(),
         });
+        let slot_stats = self.slot.as_ref().map(|slot| &slot.lease_stats);
+        let lease_stats = run.map(|run| &run.lease_stats).or(slot_stats);
         Status {
             state,
             status_line,
             upstreams: upstreams.collect(),
             ttl: self.ttl,
-            lease_stats: *self.lease_stats.borrow(),
-            failure: self.records.last_failure(),
-            key_status: self.key_status.borrow().clone(),
+            lease_stats: lease_stats.map(|stats| *stats.borrow()).unwrap_or_default(),
+            failure: run.and_then(|run| run.records.last_failure()),
+            key_status: run.map(|run| run.key_status.borrow().clone()).unwrap_or_default(),
+            slot: self.slot.as_ref().map(|slot| slot.status.borrow().clone()),
         }
     }
 }

@@ -18,17 +18,20 @@ use nix::{
 };
 use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::config::App;
-use crate::message::Message;
 use crate::processes::reaper::{ChildChange, Leader, Reaper};
 use crate::processes::table;
 use crate::processes::terminal::Terminal;
+use crate::processes::tether::{self, Limit};
 use crate::retry;
 use crate::state::Event;
+use crate::state::message::Message;
 
 /// Signals that the announcer forwards. A registered handler also gives the app the default action, even if the
 /// announcer was started with the signal ignored.
@@ -70,6 +73,8 @@ pub(crate) struct RunningApp {
     leader: Leader,
     /// Set when no process is left. The kernel may then reuse the group's number.
     is_gone: Arc<AtomicBool>,
+    /// Set when no process of the group is left, which is earlier if orphans are.
+    has_no_group: CancellationToken,
     /// Last signal that was sent to stop the app. Orphans get it too once the group is gone.
     stop_signal: Arc<Mutex<Option<Signal>>>,
 }
@@ -112,6 +117,10 @@ impl RunningApp {
         let mut is_logged = false;
         for delay in retry::local_delays() {
             let has_group = table::has_running_member(self.leader.pid);
+            if !has_group {
+                // The guard is a child too, and would count as an orphan.
+                self.has_no_group.cancel();
+            }
             let has_orphans = !has_group && table::adopts_orphans() && table::has_child();
             if !has_group && !has_orphans {
                 break;
@@ -131,6 +140,7 @@ impl RunningApp {
             }
             sleep(delay).await;
         }
+        self.has_no_group.cancel();
         self.is_gone.store(true, Ordering::Relaxed);
     }
 
@@ -148,33 +158,60 @@ impl RunningApp {
 }
 
 /// Starts the app. Reports the end of its main process, and later that no process is left. Signals of `--stop-on` are
-/// not forwarded. Must be called within a tokio runtime.
+/// not forwarded. With `limits` the app ends with this process, and at the latest limit. Must be called within a tokio
+/// runtime.
 pub(crate) fn start_app(
     app: &App,
     stop_on: &[i32],
     reaper: &Reaper,
+    limits: Option<watch::Receiver<Limit>>,
     messages: mpsc::Sender<Message>,
 ) -> Result<RunningApp, ChildError> {
-    let forwarded = FORWARDED.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
     // Before the fork: the app inherits an ignored signal, and gets the default action of a handled one.
-    let forwarded: Vec<_> = forwarded.map(|number| (number, signal(SignalKind::from_raw(number as i32)))).collect();
-    let mut command = Command::new(&app.program);
-    command.args(&app.arguments).stdin(Stdio::inherit());
+    let forwarded = handle_forwarded_signals(stop_on)?;
+    let program = app.program.to_string_lossy();
+    // Only this program's own file can be missing then. The launcher reports what is wrong with the app's.
+    let (mut command, program) = match &limits {
+        Some(limits) => {
+            let command = tether::launcher_command(&app.program, &app.arguments, *limits.borrow());
+            (command, format!("{} for {program}", tether::THIS_PROGRAM))
+        }
+        None => (Command::new(&app.program), program.into_owned()),
+    };
+    if limits.is_none() {
+        command.args(&app.arguments);
+    }
+    command.stdin(Stdio::inherit());
     let terminal = Terminal::of_stdin();
-    let (leader, changes) = reaper
-        .spawn(&mut command)
-        .map_err(|source| ChildError::Spawn { program: app.program.to_string_lossy().into_owned(), source })?;
+    let (leader, changes) = reaper.spawn(&mut command).map_err(|source| ChildError::Spawn { program, source })?;
     // As a shell does for a foreground job. Otherwise the app is stopped when it reads from the terminal.
     if let Some(terminal) = &terminal {
         terminal.give_to(leader.pid);
     }
     tracing::info!(pid = leader.pid.as_raw(), program = %app.program.display(), "the app runs");
-    let running = RunningApp { leader, is_gone: Arc::default(), stop_signal: Arc::default() };
-    for (number, signals) in forwarded {
-        tokio::spawn(forward_signals(running.clone(), number, signals.map_err(ChildError::Signals)?));
+    let running = RunningApp {
+        leader,
+        is_gone: Arc::default(),
+        has_no_group: CancellationToken::new(),
+        stop_signal: Arc::default(),
+    };
+    if let Some(limits) = limits {
+        tokio::spawn(tether::keep_guard(reaper.clone(), running.leader.pid, limits, running.has_no_group.clone()));
     }
-    tokio::spawn(report_app_changes(running.clone(), changes, terminal, messages));
+    let mut forwarding = JoinSet::new();
+    for (number, signals) in forwarded {
+        forwarding.spawn(forward_signals(running.clone(), number, signals));
+    }
+    tokio::spawn(report_app_changes(running.clone(), changes, terminal, messages, forwarding));
     Ok(running)
+}
+
+/// Handles the signals that the app gets, except those of `--stop-on`. They no longer end this process, with an app or
+/// without one.
+pub(crate) fn handle_forwarded_signals(stop_on: &[i32]) -> Result<Vec<(Signal, Signals)>, ChildError> {
+    let forwarded = FORWARDED.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
+    let handled = forwarded.map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)));
+    handled.collect::<io::Result<_>>().map_err(ChildError::Signals)
 }
 
 async fn forward_signals(running: RunningApp, number: Signal, mut signals: Signals) {
@@ -188,6 +225,8 @@ async fn report_app_changes(
     mut changes: mpsc::Receiver<ChildChange>,
     terminal: Option<Terminal>,
     messages: mpsc::Sender<Message>,
+    // Ends with this task. A later app gets the signals from its own.
+    _forwarding: JoinSet<()>,
 ) {
     while let Some(change) = changes.recv().await {
         match (change, &terminal) {
@@ -199,8 +238,11 @@ async fn report_app_changes(
                 running.wait_until_gone().await;
                 let _ = messages.send(Message::Event(Event::AppGone)).await;
             }
-            (ChildChange::Stopped, Some(terminal)) => terminal.suspend_job(running.leader.pid),
-            (ChildChange::Stopped, None) => {}
+            // A launcher stops itself. Only an app is suspended at a terminal.
+            (ChildChange::Stopped, Some(terminal)) if !tether::is_launcher(running.leader.pid) => {
+                terminal.suspend_job(running.leader.pid);
+            }
+            (ChildChange::Stopped, _) => {}
         }
     }
 }

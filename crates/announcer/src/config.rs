@@ -7,12 +7,12 @@ pub(crate) mod host;
 pub(crate) mod upstream;
 mod upstream_options;
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, num::NonZeroU16, time::Duration};
 
-use discovery::{Key, SettingName};
+use discovery::{Key, ServiceId, SettingName};
 use nix::sys::signal::Signal;
 
-use crate::config::cli::{Cli, Common, OneShot};
+use crate::config::cli::{Cli, Common, OneShot, ReplicaArgs};
 use crate::config::file::{ConfigFile, FilePosition};
 use crate::config::host::Host;
 use crate::config::upstream::{Upstream, UpstreamError};
@@ -53,6 +53,18 @@ pub(crate) struct RunParameters {
     pub(crate) admin: Option<daemon::admin::Config>,
     /// `None` if something else runs the app.
     pub(crate) app: Option<App>,
+    /// `None` without `--replicas`.
+    pub(crate) replicas: Option<ReplicaOptions>,
+}
+
+/// Options of a copy with `--replicas`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReplicaOptions {
+    pub(crate) count: NonZeroU16,
+    pub(crate) has_fence: bool,
+    pub(crate) prefer: u16,
+    pub(crate) max_restarts: u32,
+    pub(crate) handover: Duration,
 }
 
 /// Command line and stop options of the app.
@@ -86,6 +98,14 @@ pub(crate) enum ConfigError {
     Disagree { place: Box<FilePosition>, name: SettingName, key: Key, one: String, other: String },
     #[error(transparent)]
     Admin(#[from] daemon::admin::ArgsError),
+    #[error("--replicas needs a COMMAND: only an app that the announcer starts can wait for its turn")]
+    ReplicasWithoutApp,
+    #[error(
+        "--replicas counts copies of one service, and {one} and {other} are two: give each an announcer of its own"
+    )]
+    ReplicasOfSeveral { one: ServiceId, other: ServiceId },
+    #[error("--fence means nothing without --replicas N, which says how many copies may run")]
+    FenceWithoutReplicas,
     #[error("--ttl {} is too short: etcd grants no lease under 2s", humantime::format_duration(*.0))]
     Ttl(Duration),
 }
@@ -99,7 +119,7 @@ impl Cli {
     /// Checks the options and adds this host's defaults. `file` is the content of `--config`.
     pub(crate) fn into_config(self, host: &Host, file: Option<ConfigFile>) -> Result<Config, ConfigError> {
         let stop_on = self.stop_signals();
-        let Self { one_shot, common, life, admin, command } = self;
+        let Self { one_shot, common, life, replicas, admin, command } = self;
         let mut command = command.into_iter();
         match one_shot {
             Some(OneShot::Register { common, ttl }) => {
@@ -115,8 +135,10 @@ impl Cli {
                     stop_signal: life.stop_signal,
                     stop_timeout: life.stop_timeout,
                 });
+                let replicas = replicas.resolve(app.is_some())?;
                 let (ttl, drain, wait_balancers) = (life.ttl, life.drain, life.wait_balancers);
-                let life = RunParameters { ttl, drain, stop_on, wait_balancers, admin: admin.resolve()?, app };
+                let life =
+                    RunParameters { ttl, drain, stop_on, wait_balancers, admin: admin.resolve()?, app, replicas };
                 build_config(common, host, file, Mode::Run(Box::new(life)))
             }
         }
@@ -129,7 +151,33 @@ fn build_config(common: Common, host: &Host, file: Option<ConfigFile>, form: Mod
         Some(file) => resolve_file(file, host, runs_app)?,
         None => vec![Upstream::resolve(common.announce, host, runs_app)?],
     };
+    if matches!(&form, Mode::Run(life) if life.replicas.is_some()) {
+        check_one_service(&upstreams)?;
+    }
     Ok(Config { etcd: common.etcd.resolve()?, upstreams, mode: form })
+}
+
+/// A slot belongs to one service.
+fn check_one_service(upstreams: &[Upstream]) -> Result<(), ConfigError> {
+    let mut services = upstreams.iter().map(|upstream| &upstream.announcement.service);
+    let Some(one) = services.next() else { return Ok(()) };
+    match services.find(|other| *other != one) {
+        Some(other) => Err(ConfigError::ReplicasOfSeveral { one: one.clone(), other: other.clone() }),
+        None => Ok(()),
+    }
+}
+
+impl ReplicaArgs {
+    /// `None` without `--replicas`.
+    fn resolve(self, runs_app: bool) -> Result<Option<ReplicaOptions>, ConfigError> {
+        let Self { replicas, fence, prefer, max_restarts, handover } = self;
+        match replicas {
+            None if fence => Err(ConfigError::FenceWithoutReplicas),
+            None => Ok(None),
+            Some(_) if !runs_app => Err(ConfigError::ReplicasWithoutApp),
+            Some(count) => Ok(Some(ReplicaOptions { count, has_fence: fence, prefer, max_restarts, handover })),
+        }
+    }
 }
 
 fn check_ttl(ttl: Duration) -> Result<(), ConfigError> {
@@ -250,6 +298,26 @@ mod tests {
         let config = resolve("deregister --domain a.com --upstream 10.0.0.1:80").unwrap();
         assert!(matches!(config.mode, Mode::Deregister));
         refused("deregister --domain a.com --upstream 10.0.0.1:80 -- node", "unexpected argument");
+    }
+
+    #[test]
+    fn a_copy_has_an_app_and_one_service() {
+        let options = |line: &str| {
+            let config = resolve(&format!("--service a --upstream 10.0.0.1:80 {line} -- node")).unwrap();
+            let Mode::Run(life) = config.mode else { panic!() };
+            life.replicas.map(|it| (it.count.get(), it.has_fence, it.prefer, it.max_restarts, it.handover.as_secs()))
+        };
+        assert_eq!(options(""), None);
+        assert_eq!(options("--replicas 2"), Some((2, false, 0, 3, 15)));
+        let all = "--replicas 1 --fence --prefer 7 --max-restarts 0 --handover 1m";
+        assert_eq!(options(all), Some((1, true, 7, 0, 60)));
+        let line = "--service a --upstream 10.0.0.1:80";
+        refused(&format!("{line} --replicas 2"), "COMMAND");
+        for option in ["--fence", "--prefer 1", "--max-restarts 1", "--handover 1s"] {
+            refused(&format!("{line} {option} -- node"), "--replicas");
+        }
+        refused(&format!("{line} --replicas 0 -- node"), "0");
+        refused("register --service a --upstream 10.0.0.1:80 --replicas 2", "unexpected argument");
     }
 
     #[test]

@@ -1,37 +1,36 @@
 //! The announcer's event loop. It feeds `state` with what the tasks report, and holds the only `select!`. It never
 //! waits for etcd or the app.
 
+mod known_upstream;
+pub(crate) mod surroundings;
+
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use anyhow::Context;
 use daemon::{shutdown::Shutdown, systemd};
-use discovery::UpstreamAddress;
-use registry::Client;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Port, StatusSources};
+use crate::admin::{Port, RunSources};
 use crate::balancers::key_status::{KeyStatusPoller, RefusalLog};
 use crate::balancers::wait;
 use crate::child::RunningApp;
 use crate::config::upstream::Upstream;
 use crate::config::{Config, RunParameters};
-use crate::health::Health;
+use crate::event_loop::known_upstream::KnownUpstream;
+use crate::event_loop::surroundings::Surroundings;
 use crate::health_loop::{HealthLoop, find_address_once};
 use crate::lease::Lease;
-use crate::message::Message;
-use crate::processes::reaper::Reaper;
-use crate::record::Record;
 use crate::registrar::Registrar;
+use crate::state::message::Message;
 use crate::state::{Action, Event, State};
 use crate::status::heartbeat::Heartbeat;
-use crate::status::metrics::CheckCounters;
 use crate::status::{KeyStatus, LoopStatus, heartbeat};
 use crate::withdraw::{DRAIN_WRITE_LIMIT, HASTY_WITHDRAW_LIMIT, WITHDRAW_LIMIT};
 use crate::{child, state, withdraw};
@@ -42,23 +41,40 @@ pub(crate) async fn run_announcer(
     mut parameters: RunParameters,
     shutdown: &Shutdown,
 ) -> anyhow::Result<u8> {
-    // Before the first child: a child that ends earlier would never be reaped.
-    let reaper = Reaper::start().context("can't handle signals")?;
+    let surroundings = Surroundings::new(&config, shutdown.drain.clone())?;
+    // Before the app starts: a port that is in use must not cost a start.
+    let admin = Port::bind(parameters.admin.take()).await?;
+    let heartbeat =
+        Heartbeat::new(admin.map(|port| port.start_serving(surroundings.status_sources(&config, parameters.ttl))));
+    run_once(&config, Arc::new(parameters), &surroundings, heartbeat, shutdown).await
+}
+
+/// One run of the app, from its start to the withdrawal of its records. Returns the exit status.
+pub(crate) async fn run_once(
+    config: &Config,
+    parameters: Arc<RunParameters>,
+    surroundings: &Surroundings,
+    heartbeat: Heartbeat,
+    shutdown: &Shutdown,
+) -> anyhow::Result<u8> {
+    let Surroundings { reaper, client, check_counters, sources, process_stop, limits } = surroundings;
     let mut addresses = Vec::new();
     for upstream in &config.upstreams {
         // Before the app starts: an address that can never be found must not cost a start.
         addresses.push(find_address_once(&upstream.address_source, config.etcd.endpoints()).await?);
     }
-    // Before the app starts, too: a port that is in use must not cost a start.
-    let admin = Port::bind(parameters.admin.take()).await?;
+    // Nothing awaits from here to the app's start, so that a stop, or a fence that has passed, is not overtaken by it.
+    if shutdown.drain.is_cancelled() && limits.is_some() {
+        return Ok(0);
+    }
     let (messages, inbox) = mpsc::channel(16);
     let app = parameters
         .app
         .as_ref()
-        .map(|app| child::start_app(app, &parameters.stop_on, &reaper, messages.clone()))
+        .map(|app| child::start_app(app, &parameters.stop_on, reaper, limits.clone(), messages.clone()))
         .transpose()?;
-    let lease = Lease::keep_alive(Client::new(config.etcd.clone()), parameters.ttl);
-    let (check_counters, mut announcing_tasks) = (CheckCounters::default(), JoinSet::new());
+    let lease = Lease::keep_alive(client.clone(), parameters.ttl);
+    let mut announcing_tasks = JoinSet::new();
     for (index, (upstream, address)) in config.upstreams.iter().zip(addresses).enumerate() {
         let counters = check_counters.for_upstream(upstream);
         let (upstream, messages) = (upstream.clone(), messages.clone());
@@ -66,26 +82,20 @@ pub(crate) async fn run_announcer(
         announcing_tasks.spawn(health_loop.run(config.etcd.endpoints().to_vec(), reaper.clone()));
     }
     let registrar = Registrar::start(lease.clone(), config.upstreams.len(), messages.clone());
-    let (loop_status, status_receiver) = watch::channel(LoopStatus::default());
+    let loop_status = watch::Sender::<LoopStatus>::default();
     let key_status = watch::Sender::<KeyStatus>::default();
-    let heartbeat = Heartbeat::new(admin.map(|port| {
-        port.start_serving(StatusSources {
-            names: config.upstreams.iter().map(Upstream::service_and_id).collect(),
-            loop_status: status_receiver,
-            records: registrar.watch_statuses(),
-            ttl: parameters.ttl,
-            lease_stats: lease.stats.clone(),
-            check_counters,
-            key_status: key_status.subscribe(),
-        })
+    sources.send_replace(Some(RunSources {
+        loop_status: loop_status.subscribe(),
+        records: registrar.watch_statuses(),
+        lease_stats: lease.stats.clone(),
+        key_status: key_status.subscribe(),
     }));
-    let upstreams = config.upstreams.into_iter().map(|upstream| (upstream, None)).collect();
     let announcer = Announcer {
         parameters,
         app,
         lease,
         registrar,
-        upstreams,
+        upstreams: config.upstreams.iter().map(|upstream| (upstream.clone(), None)).collect(),
         announcing_tasks,
         state_tasks: JoinSet::new(),
         final_tasks: JoinSet::new(),
@@ -95,6 +105,7 @@ pub(crate) async fn run_announcer(
         key_status: Some(key_status),
         loop_status,
         first_signal: shutdown.first_signal.clone(),
+        process_stop: process_stop.clone(),
         exit_status: 0,
     };
     Ok(announcer.run_until_done(inbox, heartbeat, shutdown).await)
@@ -102,7 +113,7 @@ pub(crate) async fn run_announcer(
 
 /// State of the loop, and the tasks that it started.
 struct Announcer {
-    parameters: RunParameters,
+    parameters: Arc<RunParameters>,
     /// `None` if something else runs the app.
     app: Option<RunningApp>,
     lease: Lease,
@@ -125,24 +136,9 @@ struct Announcer {
     loop_status: watch::Sender<LoopStatus>,
     /// First stop signal, which decides the app's stop signal.
     first_signal: Arc<OnceLock<i32>>,
+    /// Set when the process stops, not only this run.
+    process_stop: CancellationToken,
     exit_status: u8,
-}
-
-/// An upstream that has worked at least once.
-struct KnownUpstream {
-    record: Arc<Record>,
-    health: Health,
-}
-
-impl KnownUpstream {
-    fn new(upstream: &Upstream, address: UpstreamAddress, health: Health) -> Self {
-        let record = Record::new(upstream.announcement.clone(), address, upstream.overwrite_rules);
-        Self { record: Arc::new(record), health }
-    }
-
-    fn is_up(&self) -> bool {
-        self.health.is_up()
-    }
 }
 
 impl Announcer {
@@ -168,7 +164,8 @@ impl Announcer {
                     Some(Event::Abort)
                 }
                 () = heartbeat.next_beat() => {
-                    heartbeat.send_beat(state, self.count_not_yet_healthy() == 0);
+                    let is_waiting = matches!(state, State::Announcing | State::AwaitingBalancers);
+                    heartbeat.send_beat(is_waiting && self.count_not_yet_healthy() == 0);
                     None
                 }
             };
@@ -295,7 +292,7 @@ impl Announcer {
     fn start_drain(&mut self) {
         // Checks that fail while the app stops must not change its record.
         self.announcing_tasks.abort_all();
-        systemd::notify_stopping();
+        self.notify_stopping();
         // The unit's stop timeout doesn't know --drain, and systemd would kill the service at its end.
         systemd::extend_timeout(DRAIN_WRITE_LIMIT + self.parameters.drain + self.longest_stop_time());
         let (registrar, lease, messages) = (self.registrar.clone(), self.lease.clone(), self.messages.clone());
@@ -306,13 +303,20 @@ impl Announcer {
         });
     }
 
+    /// Tells systemd that the service stops, unless only this run does.
+    fn notify_stopping(&self) {
+        if self.process_stop.is_cancelled() {
+            systemd::notify_stopping();
+        }
+    }
+
     /// Sends the stop signal to the app. An app that something else runs counts as gone.
     fn stop_app(&mut self) -> Option<Event> {
         self.announcing_tasks.abort_all();
         let Some((running, app)) = self.app.as_ref().zip(self.parameters.app.as_ref()) else {
             return Some(Event::AppGone);
         };
-        systemd::notify_stopping();
+        self.notify_stopping();
         systemd::extend_timeout(self.longest_stop_time());
         let signal = app.stop_signal(self.first_signal.get().copied());
         tracing::info!(%signal, "stopping the app");

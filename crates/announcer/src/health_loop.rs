@@ -18,8 +18,8 @@ use crate::config::upstream::Upstream;
 use crate::health::Health;
 use crate::health::check::Checks;
 use crate::health_loop::probe::Probe;
-use crate::message::Message;
 use crate::processes::reaper::Reaper;
+use crate::state::message::Message;
 use crate::status::metrics::UpstreamCheckCounters;
 use crate::{health, retry};
 

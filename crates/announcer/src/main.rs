@@ -1,8 +1,9 @@
 //! announcer writes where an app listens, only while the app works, and not while it stops.
 //!
 //! Architecture invariant: `config`, `record`, `health`, `state` and `status` are pure. `event_loop` has the only loop
-//! that decides, and the only `select!`. Slow work runs in tasks that report to it. `processes::reaper` alone waits for
-//! processes, `registrar` alone writes a running announcer's records.
+//! that decides on a run of the app. With `--replicas`, that of `slots` decides when there is a run. Slow work runs in tasks
+//! that report to them. `processes::reaper` alone waits for processes, `registrar` alone writes a running announcer's
+//! records, and `slots` alone its slots.
 
 mod admin;
 mod balancers;
@@ -12,12 +13,12 @@ mod event_loop;
 mod health;
 mod health_loop;
 mod lease;
-mod message;
 mod one_shot;
 mod processes;
 mod record;
 mod registrar;
 mod retry;
+mod slots;
 mod state;
 mod status;
 mod withdraw;
@@ -37,11 +38,15 @@ use crate::config::file::{ConfigFile, FileError};
 use crate::config::host::Host;
 use crate::config::{Config, ConfigError, Mode};
 use crate::one_shot::OneShotError;
+use crate::processes::tether;
 
 /// Exit code for wrong usage, as `--help` lists it.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some(code) = tether::run_if_called() {
+        return code;
+    }
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
@@ -82,7 +87,10 @@ fn run_command(args: Cli) -> anyhow::Result<u8> {
 
 async fn carry_out(mut config: Config, shutdown: Shutdown) -> anyhow::Result<u8> {
     match std::mem::replace(&mut config.mode, Mode::Deregister) {
-        Mode::Run(life) => event_loop::run_announcer(config, *life, &shutdown).await,
+        Mode::Run(life) => match life.replicas {
+            Some(options) => slots::run_copy(config, *life, options, &shutdown).await,
+            None => event_loop::run_announcer(config, *life, &shutdown).await,
+        },
         Mode::Register(ttl) => Ok(one_shot::register_records(&config, ttl).await.map(|()| 0)?),
         Mode::Deregister => Ok(one_shot::deregister_records(&config).await.map(|()| 0)?),
     }

@@ -4,3 +4,4 @@ pub(crate) mod reaper;
 pub(crate) mod stop_signal;
 pub(crate) mod table;
 pub(crate) mod terminal;
+pub(crate) mod tether;

@@ -17,7 +17,6 @@ use tokio::{
 };
 
 use crate::lease::Lease;
-use crate::message::Message;
 use crate::record::{Record, RecordStatus, Want, claims};
 use crate::registrar::log_changes::ChangeLog;
 use crate::registrar::own_keys::{KeyNews, OwnKeys};
@@ -26,6 +25,7 @@ use crate::registrar::restores::RestorePacer;
 use crate::registrar::transaction::WriteRound;
 use crate::retry::{self, StoreError};
 use crate::state::Event;
+use crate::state::message::Message;
 
 /// Pause before a taken id is tried again while its key can't be followed. A replacement then takes over within about a
 /// second after the old lease's end.
@@ -82,6 +82,7 @@ impl Written {
 }
 
 /// Read access to the records' statuses.
+#[derive(Clone)]
 pub(crate) struct RecordStatuses(watch::Receiver<Progress>);
 
 impl RecordStatuses {

@@ -1,5 +1,7 @@
 //! The life of an announcer, as a pure function. A test prints its table to `STATES.md`.
 
+pub(crate) mod message;
+
 use discovery::UpstreamState;
 
 use crate::health::Health;

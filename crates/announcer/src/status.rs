@@ -30,6 +30,25 @@ impl Default for LoopStatus {
     }
 }
 
+/// Status of a copy with `--replicas`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlotStatus {
+    /// True while the app runs, or starts again after a crash.
+    pub(crate) runs_app: bool,
+    /// True while the copy would take a free slot.
+    pub(crate) stands_by: bool,
+    /// Number of the slot that the copy holds.
+    pub(crate) slot: Option<u16>,
+    /// Copies that the service should have.
+    pub(crate) wanted: u16,
+    /// Slots that are taken.
+    pub(crate) running: usize,
+    /// Copies that would take a slot.
+    pub(crate) standing_by: usize,
+    /// Line of `systemctl status` while the app doesn't run.
+    pub(crate) line: String,
+}
+
 /// Balancers' verdict on our keys, and differing settings, as last polled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeyStatus {
@@ -60,6 +79,8 @@ pub(crate) struct Status {
     /// Error of the last write. `None` after a success.
     pub(crate) failure: Option<String>,
     pub(crate) key_status: KeyStatus,
+    /// `None` without `--replicas`.
+    pub(crate) slot: Option<SlotStatus>,
 }
 
 impl UpstreamStatus {
@@ -69,9 +90,12 @@ impl UpstreamStatus {
 }
 
 impl Status {
-    /// Answer of `/ready`: `Ok` if every record is stored as `ready` and no balancer refuses it. The text explains
-    /// either answer.
+    /// Answer of `/ready`: `Ok` if every record is stored as `ready` and no balancer refuses it, or if the copy stands by.
+    /// The text explains either answer.
     pub(crate) fn check_ready(&self, now: Instant) -> Result<String, String> {
+        if let Some(slot) = self.slot.as_ref().filter(|slot| !slot.runs_app) {
+            return if slot.stands_by { Ok(slot.line.clone()) } else { Err(slot.line.clone()) };
+        }
         // Before the state: the owner is the reason why the state doesn't advance.
         let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.record.owner.as_ref()?)));
         if let (State::Announcing | State::AwaitingBalancers | State::Announced, Some((key, owner))) =
@@ -114,6 +138,11 @@ impl Status {
         Ok(format!("{}{away}{differs}{not_followed}", self.status_line))
     }
 
+    /// True for a copy whose app doesn't run.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| !slot.runs_app)
+    }
+
     /// True if the last renewal succeeded.
     pub(crate) fn is_connected(&self) -> bool {
         self.lease_stats.renewed > 0 && !self.lease_stats.is_failing
@@ -145,7 +174,22 @@ pub(crate) mod tests {
             lease_stats: LeaseStats { renewed: 4, renewed_at: Some(now), ..LeaseStats::default() },
             failure: None,
             key_status: KeyStatus::default(),
+            slot: None,
         }
+    }
+
+    #[test]
+    fn a_copy_that_stands_by_is_ready() {
+        let (now, mut status) = (Instant::now(), announced(Instant::now()));
+        status.state = State::Starting;
+        let line = "standing by (2 of 2 run: web-1, web-2)".to_owned();
+        let slot = SlotStatus { stands_by: true, line: line.clone(), ..SlotStatus::default() };
+        status.slot = Some(slot.clone());
+        assert_eq!(status.check_ready(now), Ok(line.clone()));
+        status.slot = Some(SlotStatus { stands_by: false, ..slot.clone() });
+        assert_eq!(status.check_ready(now), Err(line), "etcd is away, or the app ended too often");
+        status.slot = Some(SlotStatus { runs_app: true, ..slot });
+        assert!(status.check_ready(now).is_err(), "the app isn't announced");
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl Range {
         Self { end: Some(range_end(&start)), start }
     }
 
+    /// All keys from the first folder to the end of the last one, both relative to the prefix.
+    pub(crate) fn of_folders(prefix: &Prefix, first: &str, last: &str) -> Self {
+        Self { end: Some(range_end(&prefix.absolute_folder(last))), start: prefix.absolute_folder(first) }
+    }
+
     /// One key, relative to the prefix.
     pub(crate) fn of_key(prefix: &Prefix, key: &str) -> Self {
         Self { start: prefix.absolute_key(key), end: None }
@@ -169,6 +174,12 @@ mod tests {
         let (folder, key) = (Range::of_folder(&prefix, "a"), Range::of_key(&prefix, "a"));
         assert_eq!((folder.start(), folder.end()), ("/p/a/", Some(b"/p/a0".as_slice())));
         assert_eq!((key.start(), key.end()), ("/p/a", None));
+    }
+
+    #[test]
+    fn a_range_of_folders_has_what_is_between_them() {
+        let range = Range::of_folders(&Prefix::parse("/p").expect("valid"), "a/slots", "a/standby");
+        assert_eq!((range.start(), range.end()), ("/p/a/slots/", Some(b"/p/a/standby0".as_slice())));
     }
 
     #[test]

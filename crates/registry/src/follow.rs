@@ -77,6 +77,19 @@ impl Client {
         self.follow_range(range, options, shutdown)
     }
 
+    /// Follows all keys from the first folder to the end of the last one, in the order of their names, as
+    /// [`Client::follow_folder`] follows a folder. One watch gives both folders at one revision. [`FollowOptions::folder`] is
+    /// ignored. A role needs the permission to read the whole range.
+    pub fn follow_folders(
+        &self,
+        first: &str,
+        last: &str,
+        options: FollowOptions,
+        shutdown: CancellationToken,
+    ) -> mpsc::Receiver<Event> {
+        self.follow_range(Range::of_folders(&self.config().prefix, first, last), options, shutdown)
+    }
+
     /// Follows one key, relative to the prefix, as [`Client::follow_folder`] follows a folder. [`FollowOptions::folder`] is
     /// ignored. A role needs only the permission to read that key.
     pub fn follow_key(&self, key: &str, options: FollowOptions, shutdown: CancellationToken) -> mpsc::Receiver<Event> {

@@ -2,6 +2,7 @@
 
 mod host;
 mod programs;
+mod replicas;
 mod store;
 
 use std::fmt::Write as _;
@@ -29,7 +30,7 @@ const SHARE: u32 = 3;
 type Hurt = fn(&Hosts) -> Row;
 
 /// By the names that `LAB_FAULTS` takes. Last what leaves a host prepared for it.
-const FAULTS: [(&str, Hurt); 10] = [
+const FAULTS: [(&str, Hurt); 12] = [
     ("power", host::power_cut),
     ("balancer-power", host::balancer_power_cut),
     ("freeze", host::frozen),
@@ -40,6 +41,8 @@ const FAULTS: [(&str, Hurt); 10] = [
     ("cut-off", store::balancer_cut_off_from_etcd),
     ("disk", programs::disk_full),
     ("clock", host::clock_jumps),
+    ("replicas", replicas::host_dies),
+    ("quorum", replicas::quorum_lost),
 ];
 
 /// Those that `make test` looks at, wherever it can.

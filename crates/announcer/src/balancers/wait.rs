@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 
 use crate::balancers::key_status::{AnnouncedKeys, RefusalLog};
 use crate::balancers::{BalancerWatch, Question};
-use crate::message::Message;
 use crate::registrar::Registrar;
+use crate::state::message::Message;
 
 /// Waits until at least one balancer is live and all live ones send requests to all of our records. A balancer that
 /// refuses a record is logged and reported to the loop.

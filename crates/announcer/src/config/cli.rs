@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,6 +24,8 @@ const EXAMPLES: &str = r#"Examples:
       announcer --type tcp --service db --ports 3306 --port 3306 -- mysqld
   Only while its health page says so:
       announcer --domain shop.example.com --port 8000 --check http://127.0.0.1:8000/health -- node server.js
+  Two copies on three hosts: give all three this command, and the third takes over if one dies:
+      announcer --domain shop.example.com --port 8000 --replicas 2 -- node server.js
   Several services or ports of one app, under one lease:
       announcer --config /etc/announcer.toml -- ./server
   One shot, in a unit of systemd:
@@ -78,6 +81,8 @@ pub(crate) struct Cli {
     pub(crate) common: Common,
     #[command(flatten)]
     pub(crate) life: LifeOptions,
+    #[command(flatten)]
+    pub(crate) replicas: ReplicaArgs,
     #[command(flatten)]
     pub(crate) admin: AdminArgs<Announcer>,
     /// The app and its arguments
@@ -174,6 +179,31 @@ pub(crate) struct LifeOptions {
     #[arg(long, env = "ANNOUNCER_STOP_TIMEOUT", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) stop_timeout: Duration,
+}
+
+/// Options of a service whose number of copies is limited.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Replicas")]
+pub(crate) struct ReplicaArgs {
+    /// Run at most N copies of the service, on all hosts together. Stand by without the app while N others run, and start
+    /// it when one of them ends
+    #[arg(long, env = "ANNOUNCER_REPLICAS", value_name = "N")]
+    pub(crate) replicas: Option<NonZeroU16>,
+    /// Kill the app before the lease of its slot can have ended, so that there are never more than N copies. Without this,
+    /// the app goes on while etcd is away, and the youngest copy stops afterwards if there are too many
+    #[arg(long, env = "ANNOUNCER_FENCE", value_parser = FalseyValueParser::new())]
+    pub(crate) fence: bool,
+    /// Take a slot before copies with a lower number, among hosts that have no copy
+    #[arg(long, env = "ANNOUNCER_PREFER", value_name = "NUMBER", default_value_t = 0, requires = "replicas")]
+    pub(crate) prefer: u16,
+    /// Start the app again this many times within five minutes. Then leave the slot to another host, and try again after a
+    /// pause
+    #[arg(long, env = "ANNOUNCER_MAX_RESTARTS", value_name = "N", default_value_t = 3, requires = "replicas")]
+    pub(crate) max_restarts: u32,
+    /// Wait at most this time at a stop until another copy has started and taken the slot over. With --fence, don't wait
+    #[arg(long, env = "ANNOUNCER_HANDOVER", value_name = "TIME", default_value = "15s", requires = "replicas")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) handover: Duration,
 }
 
 /// The announcer's admin port options.

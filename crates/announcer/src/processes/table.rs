@@ -24,6 +24,12 @@ pub(crate) fn has_running_member(group: Pid) -> bool {
     states.is_empty() || states.iter().any(|state| !matches!(state, 'Z' | 'X'))
 }
 
+/// True if the process is stopped, as by SIGSTOP.
+pub(crate) fn is_stopped(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    stat.and_then(|stat| parse_stat(&stat)).is_some_and(|process| process.state == 'T')
+}
+
 /// True if orphans become children of this process: as PID 1, or as a subreaper.
 pub(crate) fn adopts_orphans() -> bool {
     getpid().as_raw() == 1 || prctl::get_child_subreaper().unwrap_or(false)
@@ -79,6 +85,11 @@ mod tests {
         assert_eq!(parse_stat("7 (a) b (c)) S 1 5 5 0 -1 4194304"), Some(process));
         assert_eq!(parse_stat("7 (sh"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn a_process_that_runs_is_not_stopped() {
+        assert!(!is_stopped(getpid()) && !is_stopped(Pid::from_raw(i32::MAX)));
     }
 
     #[test]

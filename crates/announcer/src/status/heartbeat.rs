@@ -33,6 +33,11 @@ impl Heartbeat {
         Self { interval, admin }
     }
 
+    /// Timer that never fires, for a run of the app whose process beats elsewhere.
+    pub(crate) fn silent() -> Self {
+        Self { interval: None, admin: None }
+    }
+
     /// Waits until the next beat is due.
     pub(crate) async fn next_beat(&mut self) {
         match &mut self.interval {
@@ -41,14 +46,14 @@ impl Heartbeat {
         }
     }
 
-    /// Beats. Extends systemd's start timeout while the start waits for etcd or for balancers: the app works, and
-    /// systemd would stop it at the end of the unit's start timeout.
-    pub(crate) fn send_beat(&self, state: State, are_all_healthy: bool) {
+    /// Beats. Extends systemd's start timeout if `extends_start`, while the start waits for etcd or for balancers: the app
+    /// works, and systemd would stop it at the end of the unit's start timeout.
+    pub(crate) fn send_beat(&self, extends_start: bool) {
         if let Some(admin) = &self.admin {
             admin.beat();
         }
         systemd::notify_watchdog();
-        if matches!(state, State::Announcing | State::AwaitingBalancers) && are_all_healthy {
+        if extends_start {
             // Three periods, so that one late beat doesn't end the start.
             systemd::extend_timeout(3 * PERIOD);
         }

@@ -102,9 +102,13 @@ pub(crate) fn register_metrics(status: &Status, counters: &CheckCounters, regist
     registry.register("ready", "1 while every record says ready in the store, as /ready says it", flag_gauge(ready));
     let states = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for (state, name) in STATES {
-        states.get_or_create(&[("state", name)]).set(i64::from(state == status.state));
+        states.get_or_create(&[("state", name)]).set(i64::from(state == status.state && !status.stands_by()));
+    }
+    if status.slot.is_some() {
+        states.get_or_create(&[("state", "standby")]).set(status.stands_by().into());
     }
     registry.register("state", "1 for where the announcer stands in its life", states);
+    register_slot(status, registry);
     register_upstreams(status, registry);
     registry.register("checks", "Rounds of an upstream's checks", counters.0.clone());
     register_lease(status, registry);
@@ -167,6 +171,19 @@ fn register_upstreams(status: &Status, registry: &mut Registry) {
     registry.register("settings_differing", help, differing);
 }
 
+fn register_slot(status: &Status, registry: &mut Registry) {
+    let Some(slot) = &status.slot else { return };
+    let held = Gauge::<i64>::default();
+    held.set(slot.slot.unwrap_or_default().into());
+    registry.register("slot", "The slot that this copy holds, 0 if none", held);
+    let copies = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    let counts = [("wanted", usize::from(slot.wanted)), ("running", slot.running), ("standby", slot.standing_by)];
+    for (state, count) in counts {
+        copies.get_or_create(&[("state", state)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register("copies", "Copies of the service, as this announcer sees them in the store", copies);
+}
+
 fn register_lease(status: &Status, registry: &mut Registry) {
     let beats = &status.lease_stats;
     let help = "1 while etcd answers the lease's renewals";
@@ -190,6 +207,7 @@ mod tests {
     use discovery::QuarantinedKey;
 
     use super::*;
+    use crate::status::SlotStatus;
     use crate::status::tests::announced;
 
     fn text(status: &Status, counters: &CheckCounters) -> String {
@@ -239,6 +257,35 @@ mod tests {
             assert!(text.lines().any(|it| it == line), "{line}\n{text}");
         }
         assert!(text.contains("\nannouncer_lease_last_renewal_timestamp_seconds "), "{text}");
+    }
+
+    #[test]
+    fn a_copy_shows_its_slot_or_that_it_stands_by() {
+        let mut status = announced(Instant::now());
+        let slot = SlotStatus {
+            runs_app: true,
+            slot: Some(2),
+            wanted: 3,
+            running: 3,
+            standing_by: 1,
+            ..SlotStatus::default()
+        };
+        status.slot = Some(slot.clone());
+        let running = text(&status, &CheckCounters::default());
+        status.slot = Some(SlotStatus { runs_app: false, slot: None, ..slot });
+        let standing_by = text(&status, &CheckCounters::default());
+        for (text, line) in [
+            (&running, "announcer_slot 2"),
+            (&running, "announcer_state{state=\"standby\"} 0"),
+            (&running, "announcer_state{state=\"announced\"} 1"),
+            (&running, "announcer_copies{state=\"wanted\"} 3"),
+            (&running, "announcer_copies{state=\"standby\"} 1"),
+            (&standing_by, "announcer_slot 0"),
+            (&standing_by, "announcer_state{state=\"standby\"} 1"),
+            (&standing_by, "announcer_state{state=\"announced\"} 0"),
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod own_record;
 mod ownership;
 mod parent;
 mod pid_one;
+mod replicas;
 mod site;
 mod stop_on;
 mod systemd;

@@ -32,6 +32,18 @@ fn orphans_are_reaped_and_the_status_is_kept() {
 
 #[test]
 #[ignore = "needs namespaces of its own: make test runs it where it may make them"]
+fn a_copy_starts_again_and_its_guard_ends_with_it() {
+    let site = Site::new();
+    // The first run ends by itself, and leaves a process in a session of its own.
+    let script = r#"echo >> starts; if [ "$(wc -l < starts)" -lt 2 ]; then setsid sleep 0.5 & exit 1; fi
+        trap 'pgrep -c announcer-guard > guards; exit 5' TERM; kill -TERM 1; while :; do sleep 0.02; done"#;
+    let mut unshare = as_pid_one(&site, &["--replicas", "1", "--drain", "0s"], script);
+    assert_eq!(unshare.wait(SOON).code(), Some(5));
+    assert_eq!(site.until_file("guards"), "1", "the first run's guard has ended");
+}
+
+#[test]
+#[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn signals_for_the_app_reach_its_whole_group() {
     let site = Site::new();
     let script = r#"for name in HUP QUIT USR1 USR2 WINCH; do trap "echo $name >> got" $name; done

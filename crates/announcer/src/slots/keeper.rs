@@ -1,0 +1,279 @@
+//! The loop of a copy. It feeds `state` with what the store, the run and the clock say, and holds the only `select!` of
+//! this folder. It never waits for etcd or the app.
+
+mod report;
+mod runs;
+mod writes;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime},
+};
+
+use daemon::{shutdown::Shutdown, systemd};
+use discovery::Timestamp;
+use registry::{Committed, FollowOptions, LeaseId};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Duration, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ReplicaOptions, RunParameters};
+use crate::event_loop::surroundings::Surroundings;
+use crate::lease::Lease;
+use crate::processes::tether::Limit;
+use crate::retry;
+use crate::slots::choice::{self, Us};
+pub(crate) use crate::slots::keeper::runs::Announced;
+use crate::slots::keeper::runs::Run;
+use crate::slots::restarts::Restarts;
+use crate::slots::state::{Action, Event, State, step};
+use crate::slots::tempo::Tempo;
+use crate::slots::view::View;
+use crate::slots::write::Facts;
+use crate::status::SlotStatus;
+use crate::status::heartbeat::Heartbeat;
+use crate::withdraw::WITHDRAW_LIMIT;
+
+/// Parts that a keeper is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) parameters: Arc<RunParameters>,
+    pub(crate) options: ReplicaOptions,
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) lease: Lease,
+    pub(crate) view: View,
+    pub(crate) us: Us,
+    pub(crate) facts: Facts,
+    /// Time until when the app may run, for its guard.
+    pub(crate) limits: watch::Sender<Limit>,
+    pub(crate) messages: mpsc::Sender<Announced>,
+    /// Published for the admin port.
+    pub(crate) shown: watch::Sender<SlotStatus>,
+    /// First stop signal, which decides the app's stop signal.
+    pub(crate) first_signal: Arc<OnceLock<i32>>,
+}
+
+/// State of the loop, and the tasks that it started.
+pub(crate) struct Keeper {
+    parts: Parts,
+    state: State,
+    tempo: Tempo,
+    restarts: Restarts,
+    /// Number of runs so far.
+    run_count: u64,
+    /// `None` while no app runs.
+    run: Option<Run>,
+    /// Lease that the slot of the current run was taken under.
+    held_lease: Option<LeaseId>,
+    runs: JoinSet<anyhow::Result<u8>>,
+    /// At most one, so that every write is planned on a view that shows the one before.
+    writes: JoinSet<Result<Committed, registry::Error>>,
+    /// No write before this time, after one that failed.
+    write_after: Option<Instant>,
+    write_delays: Box<dyn Iterator<Item = Duration> + Send>,
+    is_write_failing: bool,
+    releases: JoinSet<()>,
+    /// End of the pause or of the wait that the state has. `None` if it has none.
+    state_end: Option<Instant>,
+    exit_status: u8,
+    is_ready_said: bool,
+    is_conflict_logged: bool,
+    /// Line that systemd has. `None` if the run has written another one since.
+    status_line: Option<String>,
+}
+
+impl Keeper {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            restarts: Restarts::new(parts.options.max_restarts),
+            parts,
+            state: State::StandingBy,
+            tempo: Tempo::default(),
+            run_count: 0,
+            run: None,
+            held_lease: None,
+            runs: JoinSet::new(),
+            writes: JoinSet::new(),
+            write_after: None,
+            write_delays: Box::new(retry::store_delays()),
+            is_write_failing: false,
+            releases: JoinSet::new(),
+            state_end: None,
+            exit_status: 0,
+            is_ready_said: false,
+            is_conflict_logged: false,
+            status_line: None,
+        }
+    }
+
+    /// Runs until [`State::Done`]. Returns the exit status.
+    pub(crate) async fn run_until_done(
+        mut self,
+        mut inbox: mpsc::Receiver<Announced>,
+        mut heartbeat: Heartbeat,
+        shutdown: &Shutdown,
+    ) -> u8 {
+        let folder = self.parts.facts.service.folder_path();
+        let (first, last) = (format!("{folder}slots"), format!("{folder}standby"));
+        let end = CancellationToken::new();
+        let client = self.parts.lease.client.clone();
+        let mut events = client.follow_folders(&first, &last, FollowOptions::default(), end.clone());
+        let _ends_with_us = end.drop_guard();
+        let (mut lease_id, mut lease_stats) = (self.parts.lease.id.clone(), self.parts.lease.stats.clone());
+        let (mut stopping, mut aborting) = (false, false);
+        let mut due = self.advance();
+        while self.state != State::Done {
+            tokio::select! {
+                Some(event) = events.recv() => self.apply_store_event(&event),
+                Ok(()) = lease_id.changed() => self.parts.us.lease = *lease_id.borrow_and_update(),
+                Ok(()) = lease_stats.changed(), if self.parts.options.has_fence => {}
+                Some(ended) = self.runs.join_next() => self.end_run(ended.unwrap_or_else(|error| Err(error.into()))),
+                Some(written) = self.writes.join_next() => if let Ok(written) = written {
+                    self.end_write(written);
+                },
+                Some(_) = self.releases.join_next() => self.apply(Event::Released),
+                Some(Announced(number)) = inbox.recv() => if number == self.run_count && self.run.is_some() {
+                    self.apply(Event::Announced);
+                },
+                () = shutdown.drain.cancelled(), if !stopping => {
+                    stopping = true;
+                    systemd::notify_stopping();
+                    self.apply(Event::Stop);
+                }
+                () = shutdown.abort.cancelled(), if !aborting => {
+                    aborting = true;
+                    self.apply(Event::Abort);
+                }
+                // `select!` evaluates the expression even if its condition is false.
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+                () = heartbeat.next_beat() => heartbeat.send_beat(self.is_start_waiting()),
+            }
+            due = self.advance();
+        }
+        self.exit_status
+    }
+
+    /// Applies one event, and carries its actions out. An action takes no time itself.
+    fn apply(&mut self, event: Event) {
+        let (before, (after, actions)) = (self.state, step(self.state, event));
+        tracing::debug!(?before, ?event, ?after, ?actions, "step of the copy");
+        if after != before {
+            self.state = after;
+            self.state_end = None;
+            self.enter_state(before, event);
+        }
+        for action in actions {
+            match action {
+                // `advance` plans these two, with the view that led to the event.
+                Action::TakeSlot | Action::ClaimSlot => {}
+                // `end_run` has set the pause.
+                Action::Pause => {}
+                Action::StartApp => self.start_run(),
+                Action::OfferSlot => self.offer_slot(),
+                Action::StopApp => self.stop_run(),
+                Action::KillApp => self.kill_run(),
+                Action::Release => self.start_release(),
+            }
+        }
+    }
+
+    /// Logs the new state, and sets what the copy's keys tell in it.
+    fn enter_state(&mut self, before: State, event: Event) {
+        let now = Timestamp::from_time(SystemTime::now());
+        let Parts { us, view, facts, .. } = &mut self.parts;
+        let slot = us.lease.and_then(|lease| view.slot_of(&us.id, lease));
+        match (before, self.state) {
+            (_, State::Holding) if event == Event::SlotOurs => {
+                self.held_lease = us.lease;
+                if let Some((number, _, slot)) = slot {
+                    (us.last_slot, us.since) = (Some(number), slot.since.or(Some(now)));
+                    tracing::info!(slot = number.get(), replicas = us.replicas.get(), "slot taken");
+                }
+            }
+            (_, State::Succeeding) => {
+                us.since = Some(now);
+                tracing::info!("starting the app to take an offered slot over");
+            }
+            (State::Resting, State::StandingBy) => tracing::info!("the pause is over, standing by"),
+            (_, State::StandingBy | State::Resting) => {
+                (us.since, facts.standing_since) = (None, now);
+                if self.state == State::StandingBy {
+                    tracing::info!("standing by");
+                }
+            }
+            (_, State::Seeking) if event == Event::SlotLost => {
+                tracing::warn!("the slot is lost, the app runs on until etcd says if it is one too many");
+            }
+            (_, State::Yielding) => tracing::warn!("older copies hold all slots, stopping the app"),
+            (_, State::Fencing) => tracing::warn!("the lease may end, killing the app (--fence)"),
+            (_, State::Offering) => tracing::info!("offering the slot to a copy that stands by"),
+            (State::Offering, State::Stopping) => tracing::info!(?event, "the slot is handed over, or nobody takes it"),
+            _ => {}
+        }
+    }
+
+    fn apply_store_event(&mut self, event: &registry::Event) {
+        if let registry::Event::Disconnected { error, .. } = event
+            && self.parts.view.is_connected()
+        {
+            tracing::warn!(%error, "can't follow the service's slots, trying again");
+        }
+        self.parts.view.apply_event(event);
+    }
+
+    /// Applies all events that follow from the store and the clock, plans a write, and publishes the status. Returns the
+    /// time at which it is due again.
+    fn advance(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        // An event changes the state, so that each one can follow only once. The bound guards against a mistake in that.
+        for _ in 0..8 {
+            let Some(event) = self.find_event(now) else { break };
+            self.apply(event);
+        }
+        let opening_due = self.plan_write(now);
+        let kill_time = self.run.as_ref().filter(|run| !run.is_killed).and_then(|_| self.kill_time());
+        self.publish_limit();
+        self.show_status(now);
+        let write_time = self.write_after.filter(|after| *after > now);
+        let ready_time = self.tempo.settle_time().filter(|time| !self.is_ready_said && *time > now);
+        [opening_due, kill_time, self.state_end, write_time, ready_time].into_iter().flatten().min()
+    }
+
+    /// Event that follows from the store or the clock.
+    fn find_event(&self, now: Instant) -> Option<Event> {
+        let Parts { view, us, options, .. } = &self.parts;
+        if self.is_fence_passed(now) {
+            return Some(Event::FencePassed);
+        }
+        match choice::find_event(self.state, view, us) {
+            Some(Event::SlotLost) if options.has_fence && self.state.runs_app() => return Some(Event::FencePassed),
+            Some(event) => return Some(event),
+            None => {}
+        }
+        self.state_end.filter(|end| now >= *end).map(|_| match self.state {
+            State::Offering => Event::HandedOver,
+            _ => Event::PauseOver,
+        })
+    }
+
+    /// Waits for a successor. With `--fence`, no other copy may start before this one has stopped.
+    fn offer_slot(&mut self) {
+        let options = &self.parts.options;
+        let wait = if options.has_fence { Duration::ZERO } else { options.handover };
+        self.state_end = Some(Instant::now() + wait);
+        // The unit's stop timeout doesn't know --handover.
+        systemd::extend_timeout(wait + WITHDRAW_LIMIT);
+    }
+
+    fn start_release(&mut self) {
+        let lease = self.parts.lease.clone();
+        self.releases.spawn(async move {
+            if let Err(error) = lease.revoke(tokio::time::Instant::now() + WITHDRAW_LIMIT).await {
+                tracing::warn!(%error, "the slot can't be released, it is taken until its lease ends by itself");
+            }
+        });
+    }
+}

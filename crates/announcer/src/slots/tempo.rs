@@ -1,0 +1,95 @@
+//! When a copy takes the slot that `choice` gives it. Pure: no clock.
+
+use std::time::{Duration, Instant};
+
+use crate::slots::choice::Opening;
+
+/// Time after which a copy that stands by takes slots, from when its stand-by shows in the store. At the start of a whole
+/// fleet, and after an outage of etcd, all candidates show by then, and running copies have their slots again.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Times of the openings that a copy saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tempo {
+    /// Time since when the stand-by shows without a break. `None` while it doesn't.
+    shown_since: Option<Instant>,
+    /// This copy's opening, and the time since when it is open.
+    opening: Option<(Opening, Instant)>,
+}
+
+impl Tempo {
+    /// Notes if our stand-by shows in a view that follows the store.
+    pub(crate) fn note_standby(&mut self, is_shown: bool, now: Instant) {
+        self.shown_since = is_shown.then(|| self.shown_since.unwrap_or(now));
+    }
+
+    /// Time at which the opening is taken. `settles` is false for a copy that runs, which doesn't wait.
+    pub(crate) fn due_time(
+        &mut self,
+        found: Option<(Opening, Duration)>,
+        settles: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        let Some((opening, delay)) = found else {
+            self.opening = None;
+            return None;
+        };
+        // Another revision of an offered slot is the same opening.
+        let known =
+            self.opening.filter(|(known, _)| (known.number, known.is_claim) == (opening.number, opening.is_claim));
+        let since = known.map_or(now, |(_, since)| since);
+        self.opening = Some((opening, since));
+        let earliest = if settles { self.shown_since.unwrap_or(now) + SETTLE } else { now };
+        Some(earliest.max(since + delay))
+    }
+
+    /// Time from which the copy takes slots. `None` while its stand-by doesn't show.
+    pub(crate) fn settle_time(&self) -> Option<Instant> {
+        Some(self.shown_since? + SETTLE)
+    }
+
+    /// True if the stand-by has shown for long enough.
+    pub(crate) fn is_settled(&self, now: Instant) -> bool {
+        self.settle_time().is_some_and(|time| now >= time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(350);
+
+    fn opening(number: u16, mod_revision: Option<i64>) -> Opening {
+        Opening { number: number.to_string().parse().unwrap(), mod_revision, is_claim: false }
+    }
+
+    #[test]
+    fn a_copy_waits_for_its_turn_from_when_the_slot_became_free() {
+        let (mut tempo, start) = (Tempo::default(), Instant::now());
+        tempo.note_standby(true, start);
+        let later = start + 10 * SETTLE;
+        assert_eq!(tempo.due_time(None, true, later), None);
+        let found = Some((opening(1, None), DELAY));
+        assert_eq!(tempo.due_time(found, true, later), Some(later + DELAY));
+        assert_eq!(tempo.due_time(found, true, later + DELAY / 2), Some(later + DELAY), "it was open before");
+        let sooner = Some((opening(1, Some(7)), DELAY / 7));
+        assert_eq!(tempo.due_time(sooner, true, later + DELAY / 2), Some(later + DELAY / 7), "a better one has gone");
+        let other = Some((opening(2, None), DELAY));
+        assert_eq!(tempo.due_time(other, true, later + DELAY), Some(later + 2 * DELAY), "another slot");
+    }
+
+    #[test]
+    fn a_copy_that_has_just_come_lets_others_show_first() {
+        let (mut tempo, start) = (Tempo::default(), Instant::now());
+        let found = Some((opening(1, None), Duration::ZERO));
+        tempo.note_standby(true, start);
+        assert!(!tempo.is_settled(start));
+        assert_eq!(tempo.due_time(found, true, start), Some(start + SETTLE));
+        tempo.note_standby(false, start + SETTLE);
+        tempo.note_standby(true, start + 2 * SETTLE);
+        assert_eq!(tempo.due_time(found, true, start + 2 * SETTLE), Some(start + 3 * SETTLE), "etcd was away");
+        assert_eq!(tempo.due_time(found, false, start + 2 * SETTLE), Some(start + 2 * SETTLE), "a running copy");
+        assert!(tempo.is_settled(start + 3 * SETTLE));
+    }
+}
