@@ -62,7 +62,7 @@ async fn a_lease_that_is_doubted_is_asked_for_at_once() {
     let doubt = std::sync::Arc::<tokio::sync::Notify>::default();
     // Its next beat is 20 minutes away.
     let ttl = Duration::from_secs(3600);
-    let mut lease = client.keep_lease_with_stats(ttl, CancellationToken::new(), counted, doubt.clone());
+    let mut lease = client.keep_lease_with_stats(ttl, None, CancellationToken::new(), counted, doubt.clone());
     let first = held(&mut lease, None).await;
     client.revoke_lease(first).await.expect("revoked");
     doubt.notify_one();
