@@ -75,11 +75,12 @@ impl Record {
 
     /// Value in this state. Without a lease it is marked as permanent.
     pub(crate) fn encode_value(&self, state: UpstreamState, lease: Option<LeaseId>) -> String {
-        let Announcement { weight, color, .. } = &self.announcement;
+        let Announcement { weight, color, host, .. } = &self.announcement;
         let permanent = lease.is_none();
         let upstream = Upstream {
             weight: *weight,
             color: color.clone(),
+            host: host.clone(),
             state,
             permanent,
             ..Upstream::from_address(self.address)
@@ -133,8 +134,14 @@ pub(crate) mod tests {
     pub(crate) fn record_of(id: &str, address: &str) -> Record {
         let settings = vec![Setting::parse(Kind::Http, SettingName::Domain, b"a.com b.com").unwrap()];
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
-        let announcement =
-            Announcement { service, id: id.parse().unwrap(), weight: Weight::DEFAULT, color: None, settings };
+        let announcement = Announcement {
+            service,
+            id: id.parse().unwrap(),
+            weight: Weight::DEFAULT,
+            color: None,
+            host: None,
+            settings,
+        };
         Record::new(announcement, address.parse().unwrap(), OverwriteRules::default())
     }
 
@@ -153,6 +160,10 @@ pub(crate) mod tests {
         assert_eq!(record.encode_value(UpstreamState::Ready, lease), "10.0.0.1:80");
         assert_eq!(record.encode_value(UpstreamState::Drain, lease), r#"{"address":"10.0.0.1:80","state":"drain"}"#);
         assert_eq!(record.encode_value(UpstreamState::Ready, None), r#"{"address":"10.0.0.1:80","permanent":true}"#);
+        let host = Some("web1.test".parse().unwrap());
+        let record = Record { announcement: Announcement { host, ..record.announcement }, ..record };
+        let named = r#"{"address":"10.0.0.1:80","host":"web1.test"}"#;
+        assert_eq!(record.encode_value(UpstreamState::Ready, lease), named);
     }
 
     #[test]

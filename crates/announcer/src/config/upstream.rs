@@ -5,7 +5,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use discovery::{Color, Domain, Key, Kind, Refusal, ServiceId, ServiceName, Setting, SettingName, UpstreamId, Weight};
+use discovery::{
+    Color, Domain, HostName, Key, Kind, Refusal, ServiceId, ServiceName, Setting, SettingName, UpstreamId, Weight,
+};
 
 use crate::config::address::{AddressFinder, AddressSource};
 use crate::config::host::Host;
@@ -31,6 +33,8 @@ pub(crate) struct Announcement {
     pub(crate) id: UpstreamId,
     pub(crate) weight: Weight,
     pub(crate) color: Option<Color>,
+    /// `None` if neither `--host-name` nor the system gives a valid one.
+    pub(crate) host: Option<HostName>,
     /// At most one value for each name.
     pub(crate) settings: Vec<Setting>,
 }
@@ -115,6 +119,7 @@ impl Upstream {
                 id,
                 weight: announce.weight,
                 color: announce.color,
+                host: announce.host_name.or_else(|| host.name()),
                 settings,
             },
         })
