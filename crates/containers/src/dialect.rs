@@ -5,7 +5,7 @@ mod rule;
 mod traefik;
 
 use crate::container::Container;
-use crate::labels::Drafts;
+use crate::draft::Drafts;
 
 /// A program whose labels are read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

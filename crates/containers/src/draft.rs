@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use discovery::{Color, Excerpt, Kind, ServiceId, ServiceName, Setting, SettingName, Weight};
 
 use crate::fault::LabelFault;
-use crate::labels::{LabelCheck, LabelledService};
+use crate::service::{LabelCheck, LabelledService};
 
 /// A longer value is not parsed. etcd takes more, but no person writes it into a label.
 const LONGEST_VALUE: usize = 4096;
@@ -46,6 +46,19 @@ impl FieldName {
 
     pub(crate) fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, field)| *field)
+    }
+}
+
+/// Drafts with the faults that were found while they were made.
+#[derive(Debug, Default)]
+pub(crate) struct Drafts {
+    pub(crate) drafts: Vec<ServiceDraft>,
+    pub(crate) faults: Vec<LabelFault>,
+}
+
+impl Drafts {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.drafts.is_empty() && self.faults.is_empty()
     }
 }
 

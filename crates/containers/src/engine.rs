@@ -218,10 +218,8 @@ impl Engine {
             filters: Some(filters),
             ..EventsOptions::default()
         };
-        let docker = self.docker.clone();
         // The library counts its limit of a request only up to the answer's headers.
-        let stream = async_stream_of(docker, options);
-        Events { stream, address: self.address.clone() }
+        Events { stream: Box::pin(self.docker.events(Some(options))), address: self.address.clone() }
     }
 
     /// Stops a container: its stop signal, and SIGKILL after `time`, or after its own time. Returns when it has ended.
@@ -252,13 +250,6 @@ impl Engine {
             Err(_) => Err(EngineError::Silent { address: self.address.clone(), limit }),
         }
     }
-}
-
-fn async_stream_of(
-    docker: Docker,
-    options: EventsOptions,
-) -> Pin<Box<dyn Stream<Item = Result<EventMessage, bollard::errors::Error>> + Send>> {
-    Box::pin(docker.events(Some(options)))
 }
 
 impl Events {

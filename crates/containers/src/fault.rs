@@ -16,13 +16,13 @@ pub struct LabelFault {
 
 impl LabelFault {
     /// A label that can't be read. `reason` must hold no control characters.
-    pub(crate) fn new(label: &str, value: &str, reason: impl ToString) -> Self {
-        Self { label: Excerpt::new(label), value: Some(Excerpt::new(value)), reason: reason.to_string() }
+    pub(crate) fn new(label: &str, value: &str, reason: impl Into<String>) -> Self {
+        Self { label: Excerpt::new(label), value: Some(Excerpt::new(value)), reason: reason.into() }
     }
 
     /// A label without which the others mean nothing.
-    pub(crate) fn missing(label: &str, reason: impl ToString) -> Self {
-        Self { label: Excerpt::new(label), value: None, reason: reason.to_string() }
+    pub(crate) fn missing(label: &str, reason: impl Into<String>) -> Self {
+        Self { label: Excerpt::new(label), value: None, reason: reason.into() }
     }
 }
 

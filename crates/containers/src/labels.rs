@@ -1,14 +1,12 @@
 //! Reads labels into services. Pure: no I/O, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU16;
-
-use discovery::{Color, ServiceId, Setting, Weight};
 
 use crate::container::Container;
 use crate::dialect::{self, Dialect};
-use crate::draft::{Field, FieldName, ServiceDraft};
+use crate::draft::{Drafts, Field, FieldName, ServiceDraft};
 use crate::fault::LabelFault;
+use crate::service::LabelledService;
 
 /// The most services of one container. The next ones are refused: each costs checks and a record.
 const MOST_SERVICES: usize = 32;
@@ -34,40 +32,10 @@ pub struct Reading {
     pub faults: Vec<LabelFault>,
 }
 
-/// A service that a container offers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelledService {
-    /// Begin of its labels' names, for messages.
-    pub folder: String,
-    /// The service's kind and name.
-    pub service: ServiceId,
-    /// The port inside the container. `None` takes the only one that there is.
-    pub port: Option<NonZeroU16>,
-    /// The share among the upstreams of its color.
-    pub weight: Weight,
-    /// The deployment that it belongs to.
-    pub color: Option<Color>,
-    /// At most one value for each name.
-    pub settings: Vec<Setting>,
-    /// The check of the app. `None` checks that the port accepts connections.
-    pub check: Option<LabelCheck>,
-}
-
-/// A check that a label asks for. All of them go to the announced address, so that no label can make the agent ask
-/// another host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LabelCheck {
-    /// The port accepts connections.
-    Tcp,
-    /// A GET of this path answers with a status from 200 to 399.
-    Http(String),
-    /// The same over TLS, with any certificate.
-    Https(String),
-}
-
 impl LabelRules {
     /// Reads a container's labels. A container without any that count has no service and no fault.
     pub fn read(&self, container: &Container) -> Reading {
+        // A mixture of two programs' labels would be read as services that nobody meant.
         let mut reading = read_own(&self.prefix, &container.labels);
         if reading.is_empty() {
             for dialect in &self.dialects {
@@ -77,19 +45,6 @@ impl LabelRules {
             }
         }
         resolve(reading)
-    }
-}
-
-/// Drafts with the faults that were found while they were made.
-#[derive(Debug, Default)]
-pub(crate) struct Drafts {
-    pub(crate) drafts: Vec<ServiceDraft>,
-    pub(crate) faults: Vec<LabelFault>,
-}
-
-impl Drafts {
-    fn is_empty(&self) -> bool {
-        self.drafts.is_empty() && self.faults.is_empty()
     }
 }
 
@@ -172,7 +127,7 @@ fn resolve(reading: Drafts) -> Reading {
                 Some(twin) if twin.says_the_same_as(&service) => {}
                 Some(twin) => {
                     let reason = format!("{} at this port is described by {} too", service.service, twin.folder);
-                    faults.push(LabelFault::missing(&service.folder, discovery::Excerpt::new(&reason)));
+                    faults.push(LabelFault::missing(&service.folder, discovery::Excerpt::new(&reason).to_string()));
                 }
             },
             Err(fault) => faults.push(fault),
@@ -186,17 +141,12 @@ fn find_twin<'a>(services: &'a [LabelledService], new: &LabelledService) -> Opti
     services.iter().find(|known| known.service == new.service && known.port == new.port)
 }
 
-impl LabelledService {
-    fn says_the_same_as(&self, other: &Self) -> bool {
-        Self { folder: String::new(), ..self.clone() } == Self { folder: String::new(), ..other.clone() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::service::LabelCheck;
 
     fn rules() -> LabelRules {
         LabelRules { prefix: "haproxy-discover".to_owned(), dialects: Vec::new() }

@@ -12,6 +12,7 @@ mod engine;
 mod fault;
 mod host_addresses;
 mod labels;
+mod service;
 
 pub use address::{AddressRefusal, Reach, find_address};
 pub use container::{Container, HealthStatus, RunState};
@@ -19,4 +20,5 @@ pub use dialect::Dialect;
 pub use engine::{Engine, EngineAddress, EngineError, Event, EventKind, Events, Listed};
 pub use fault::LabelFault;
 pub use host_addresses::HostAddresses;
-pub use labels::{LabelCheck, LabelRules, LabelledService, Reading};
+pub use labels::{LabelRules, Reading};
+pub use service::{LabelCheck, LabelledService};

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::container::Container;
-use crate::draft::{FieldName, ServiceDraft};
+use crate::draft::{Drafts, FieldName, ServiceDraft};
 use crate::fault::LabelFault;
-use crate::labels::Drafts;
 
 /// The begin of each name.
 const PREFIX: &str = "SERVICE_";
@@ -108,7 +107,8 @@ fn read_tags(words: &Words, draft: &mut ServiceDraft) -> Result<(), LabelFault> 
 mod tests {
     use super::*;
     use crate::dialect::Dialect;
-    use crate::labels::{LabelCheck, LabelRules, Reading};
+    use crate::labels::{LabelRules, Reading};
+    use crate::service::LabelCheck;
 
     fn read(labels: &[(&str, &str)], environment: &[&str], ports: &[u16]) -> Reading {
         let labels = labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dialect::rule::{Route, RuleKind, find_hosts, parse_rule};
-use crate::draft::{FieldName, ServiceDraft};
+use crate::draft::{Drafts, FieldName, ServiceDraft};
 use crate::fault::LabelFault;
-use crate::labels::Drafts;
 
 /// The most routers of one container that are read.
 const MOST_ROUTERS: usize = 64;
@@ -26,6 +25,7 @@ pub(super) fn read_labels(labels: &Labels) -> Drafts {
     for kind in [RuleKind::Http, RuleKind::Tcp] {
         routers.extend(list_routers(labels, kind).into_iter().take(MOST_ROUTERS));
     }
+    // All are read before any is taken, since a refused one may come last.
     let mut refused_hosts = BTreeSet::new();
     let mut read = Vec::new();
     for router in routers {
@@ -189,7 +189,8 @@ fn join(words: BTreeSet<String>) -> String {
 mod tests {
     use crate::container::Container;
     use crate::dialect::Dialect;
-    use crate::labels::{LabelCheck, LabelRules, Reading};
+    use crate::labels::{LabelRules, Reading};
+    use crate::service::LabelCheck;
 
     fn read(labels: &[(&str, &str)]) -> Reading {
         let labels = labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();

@@ -14,6 +14,7 @@ pub(super) fn read_container(found: Inspected) -> Container {
     let host_config = found.host_config.unwrap_or_default();
     let state = found.state.unwrap_or_default();
     let settings = found.network_settings.unwrap_or_default();
+    // Both engines say `running` of a paused container too.
     let run_state = match (state.running, state.paused) {
         (Some(true), Some(true)) => RunState::Paused,
         (Some(true), _) => RunState::Running,
