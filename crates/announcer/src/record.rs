@@ -146,9 +146,9 @@ pub(crate) mod tests {
         Record { overwrite_rules, ..record_of("a", "10.0.0.1:80") }
     }
 
-    pub(crate) fn on_host(record: Record, host: &str) -> Record {
+    pub(crate) fn on_host(record: &Record, host: &str) -> Record {
         let announcement = Announcement { host: host.parse().ok(), ..record.announcement.clone() };
-        Record { announcement, ..record }
+        Record { announcement, ..record.clone() }
     }
 
     pub(crate) fn record_of(id: &str, address: &str) -> Record {

@@ -91,7 +91,7 @@ mod tests {
     fn an_agent_takes_its_own_hosts_ids_over_and_no_others() {
         let rules = OverwriteRules { takeover_on_host: true, ..OverwriteRules::default() };
         let is_free = |rules: OverwriteRules, value: &str| {
-            let record = on_host(record_with(rules), "web1");
+            let record = on_host(&record_with(rules), "web1");
             find_other_owner(&record, &entry(UPSTREAM, value, 9), Some(our_lease()), OwnershipHistory::default())
                 .is_none()
         };
