@@ -211,7 +211,8 @@ mod tests {
             odd\u{1b}[31m       running  -       -                   -
               refused: the container publishes no port
             tcp://127.0.0.1:1: the engine at tcp://127.0.0.1:1 can't be reached: refused
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]
