@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod cli;
+pub(crate) mod container_options;
 pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod upstream;
@@ -19,7 +20,7 @@ use crate::config::upstream::{Upstream, UpstreamError};
 use crate::processes::stop_signal;
 
 /// etcd's shortest lease: 1.5 times its election timeout of 1 s, in whole seconds.
-const SHORTEST_TTL: Duration = Duration::from_secs(2);
+pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(2);
 
 /// Checked options of all modes.
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl Cli {
                 build_config(*common, host, file, Mode::Register(ttl))
             }
             Some(OneShot::Deregister { common }) => build_config(*common, host, file, Mode::Deregister),
-            Some(OneShot::CheckConfig { .. }) | None => {
+            Some(OneShot::CheckConfig { .. } | OneShot::Containers(_)) | None => {
                 check_ttl(life.ttl)?;
                 let app = command.next().map(|program| App {
                     program,

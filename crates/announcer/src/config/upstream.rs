@@ -46,6 +46,8 @@ pub(crate) struct OverwriteRules {
     pub(crate) update: bool,
     /// `--takeover`: take the id over from another address.
     pub(crate) takeover: bool,
+    /// Take the id over from another address of this host. The agent of a host is the only one that has its ids.
+    pub(crate) takeover_on_host: bool,
 }
 
 /// Options of one upstream that contradict each other, or are invalid.
@@ -110,7 +112,11 @@ impl Upstream {
         let name = choose_service_name(&announce, &settings)?;
         let id = announce.id.clone().map_or_else(|| default_id(host, address_source.port()), Ok)?;
         Ok(Self {
-            overwrite_rules: OverwriteRules { update: announce.update, takeover: announce.takeover },
+            overwrite_rules: OverwriteRules {
+                update: announce.update,
+                takeover: announce.takeover,
+                takeover_on_host: false,
+            },
             checks: parse_checks(&announce)?,
             listen_addresses: find_listen_addresses(&announce),
             address_source,
