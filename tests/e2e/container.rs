@@ -1,6 +1,8 @@
 //! Containers: announcer as PID 1, where `docker stop` is a drain; and one that is registered by its name.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod by_labels;
+
 use std::path::Path;
 use std::process::Command;
 

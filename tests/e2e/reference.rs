@@ -91,7 +91,7 @@ fn every_metric_is_documented() {
 }
 
 /// Who runs the blocks below a heading: a test's file in this folder or in a crate, or else why there is no command.
-const BLOCKS: [(&str, &[(&str, &str)]); 37] = [
+const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
     (
         "README.md",
         &[
@@ -130,6 +130,15 @@ const BLOCKS: [(&str, &[(&str, &str)]); 37] = [
         ],
     ),
     ("docs/behaviour.md", &[("A store that is wiped or restored", "the command that the log names; store.rs runs it")]),
+    (
+        "docs/containers.md",
+        &[
+            ("Containers by their labels", "an image that no test has; crates/announcer/tests/processes/container.rs"),
+            ("Start the agent", "the unit, which units.rs checks"),
+            ("Stop without losing a request", "crates/announcer/tests/processes/container.rs, with names of its own"),
+            ("The agent's own restart", "crates/announcer/tests/processes/container.rs, without systemd"),
+        ],
+    ),
     (
         "docs/debug.md",
         &[

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use lab::{SOURCE, Scratch, bin, light, write};
@@ -115,8 +115,10 @@ fn systemd_understands_and_confines_them() {
 }
 
 /// Each variable that `--help` names, with the default that stands beside it.
-fn settings(program: &Path) -> BTreeMap<String, String> {
-    let (ok, help) = run(Command::new(program).arg("--help").env_clear());
+fn settings(program: &str) -> BTreeMap<String, String> {
+    let mut words = program.split(' ');
+    let mut command = Command::new(bin(words.next().unwrap()));
+    let (ok, help) = run(command.args(words).arg("--help").env_clear());
     assert!(ok, "{help}");
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let variables = help.split("[env: ").skip(1).map(|rest| {
@@ -143,15 +145,18 @@ fn every_setting_stands_in_its_file_with_its_default() {
         commented(&text)
     };
     let etcd = file("etcd.env");
-    for (program, name, with_etcd) in
-        [("announcer", "app.env", true), ("confgen", "confgen.env", true), ("handover", "haproxy.env", false)]
-    {
+    for (program, name, with_etcd) in [
+        ("announcer", "app.env", true),
+        ("announcer containers", "containers.env", true),
+        ("confgen", "confgen.env", true),
+        ("handover", "haproxy.env", false),
+    ] {
         let mut there = file(name);
         there.remove("PORT");
         if with_etcd {
             there.extend(etcd.clone());
         }
-        assert_eq!(there, settings(&bin(program)), "{name}");
+        assert_eq!(there, settings(program), "{name}");
     }
 
     let sample = source("env/discoverctl.toml");

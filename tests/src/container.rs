@@ -45,6 +45,28 @@ impl Image {
         image
     }
 
+    /// What Docker calls it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The image with what a Dockerfile would say: `HEALTHCHECK CMD ["/check"]`.
+    #[must_use]
+    pub fn with(&self, instruction: &str) -> Self {
+        let made = Self(name());
+        let container = docker(&["create", &self.0, "/none"]);
+        docker(&["commit", "--change", instruction, &container, &made.0]);
+        docker(&["rm", &container]);
+        made
+    }
+
+    /// Starts `command` under this name in the engine's own network.
+    #[must_use]
+    pub fn run_named(&self, name: &str, flags: &[&str], command: &[&str]) -> Container {
+        docker(&[&["run", "--detach", "--name", name], flags, &[&*self.0], command].concat());
+        Container(name.to_owned())
+    }
+
     /// A small Debian. The first one of a suite is made from Debian's packages, which takes a minute.
     ///
     /// # Panics
@@ -109,6 +131,13 @@ impl Container {
     /// Its PID 1, as this host numbers it.
     pub fn pid(&self) -> String {
         self.inspect("{{.State.Pid}}")
+    }
+
+    /// The host's port that leads to a port of the container.
+    pub fn published(&self, port: u16) -> u16 {
+        let lines = docker(&["port", &self.0, &format!("{port}/tcp")]);
+        let line = lines.lines().next().expect("a published port");
+        line.rsplit(':').next().expect("a port").parse().expect("a number")
     }
 
     /// What its image's HEALTHCHECK says of it: `starting`, `healthy`, `unhealthy`.
@@ -198,8 +227,17 @@ impl Drop for Network {
     }
 }
 
+/// A name for a container, which nothing else has. A test that is killed leaves no container of such a name.
+pub fn container_name() -> String {
+    name()
+}
+
+/// What `docker` prints with these arguments.
+///
+/// # Panics
+/// If it fails.
 #[track_caller]
-pub(crate) fn docker(arguments: &[&str]) -> String {
+pub fn docker(arguments: &[&str]) -> String {
     checked(&Command::new("docker").args(arguments).output().expect("docker"), &format!("docker {arguments:?}"))
 }
 

@@ -61,7 +61,7 @@ pub use bins::bin;
 pub use certificate::{Authority, Certificate};
 pub use cluster::Cluster;
 pub use compare_state::{Duty, Mirror};
-pub use container::{Container, Image, Network};
+pub use container::{Container, Image, Network, container_name, docker};
 pub use doc_blocks::{Page, Step, is_shown};
 pub use early::{Early, Pause};
 pub use echo_upstreams::{Speaker, Speakers};

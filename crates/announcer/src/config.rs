@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod cli;
+pub(crate) mod container_options;
 pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod upstream;
@@ -19,7 +20,7 @@ use crate::config::upstream::{Upstream, UpstreamError};
 use crate::processes::stop_signal;
 
 /// etcd's shortest lease: 1.5 times its election timeout of 1 s, in whole seconds.
-const SHORTEST_TTL: Duration = Duration::from_secs(2);
+pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(2);
 
 /// Checked options of all modes.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl Cli {
                 build_config(*common, host, file, Mode::Register(ttl))
             }
             Some(OneShot::Deregister { common }) => build_config(*common, host, file, Mode::Deregister),
-            Some(OneShot::CheckConfig { .. }) | None => {
+            Some(OneShot::CheckConfig { .. } | OneShot::Containers(_)) | None => {
                 check_ttl(life.ttl)?;
                 let app = command.next().map(|program| App {
                     program,
@@ -222,9 +223,10 @@ mod tests {
     fn a_wrapped_app() {
         let config =
             resolve("--domain Shop.a.com,b.com --port 8000 --drain 3s --stop-signal int -- node --port 1 x").unwrap();
-        let Announcement { service, id, weight, color, settings } = config.upstreams[0].announcement.clone();
+        let Announcement { service, id, weight, color, host, settings } = config.upstreams[0].announcement.clone();
         assert_eq!(service.to_string(), "http-shop.a.com");
         assert_eq!((id.as_str(), weight, color), ("web1.example.com-8000", Weight::DEFAULT, None));
+        assert_eq!(host.unwrap().as_str(), "web1.example.com");
         assert_eq!(settings.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop.a.com b.com"]);
         assert_eq!(
             config.upstreams[0].address_source,
@@ -325,6 +327,20 @@ mod tests {
         let host = Host { hostname: "_x".to_owned(), private_ipv4: None };
         let error = resolve_on("--service a --port 80", &host).unwrap_err();
         assert!(error.contains("--id") && error.contains("_x-80"), "{error}");
+    }
+
+    #[test]
+    fn a_record_names_its_host_if_that_has_a_good_name() {
+        let host = |line: &str, hostname: &str| {
+            let system = Host { hostname: hostname.to_owned(), private_ipv4: None };
+            let config = resolve_on(&format!("--service a --upstream 10.0.0.1:80 --id x {line}"), &system).unwrap();
+            config.upstreams[0].announcement.host.as_ref().map(ToString::to_string)
+        };
+        assert_eq!(host("", "web1").as_deref(), Some("web1"));
+        assert_eq!(host("--host-name rack-7.example.com", "web1").as_deref(), Some("rack-7.example.com"));
+        assert_eq!(host("", "_x"), None);
+        assert_eq!(host("", ""), None);
+        refused("--service a --upstream 10.0.0.1:80 --host-name a;b", "a;b");
     }
 
     #[test]

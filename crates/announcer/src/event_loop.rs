@@ -62,7 +62,15 @@ pub(crate) async fn run_announcer(
     for (index, (upstream, address)) in config.upstreams.iter().zip(addresses).enumerate() {
         let counters = check_counters.for_upstream(upstream);
         let (upstream, messages) = (upstream.clone(), messages.clone());
-        let health_loop = HealthLoop { index, upstream, address, runs_app: app.is_some(), counters, messages };
+        let health_loop = HealthLoop {
+            index,
+            upstream,
+            address,
+            runs_app: app.is_some(),
+            initial: Health::New(0),
+            counters,
+            messages,
+        };
         announcing_tasks.spawn(health_loop.run(config.etcd.endpoints().to_vec(), reaper.clone()));
     }
     let registrar = Registrar::start(lease.clone(), config.upstreams.len(), messages.clone());

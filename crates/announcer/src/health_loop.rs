@@ -73,6 +73,8 @@ pub(crate) struct HealthLoop {
     pub(crate) address: Option<UpstreamAddress>,
     /// True if the announcer runs the app, which must then accept a connection even without a check.
     pub(crate) runs_app: bool,
+    /// Health before the first check. An app whose record stands already must not count as one that never worked.
+    pub(crate) initial: Health,
     pub(crate) counters: UpstreamCheckCounters,
     pub(crate) messages: mpsc::Sender<Message>,
 }
@@ -105,7 +107,7 @@ impl HealthLoop {
     async fn run_checks(&self, address: UpstreamAddress, mut probes: Vec<Probe>) {
         let checks = &self.upstream.checks;
         let began = Instant::now();
-        let (mut health, mut is_late) = (Health::New(0), false);
+        let (mut health, mut is_late) = (self.initial, false);
         loop {
             // From start to start: a slow check doesn't stretch the interval.
             let due = Instant::now() + check_interval(checks, health);
@@ -126,6 +128,14 @@ impl HealthLoop {
     async fn report_health(&self, address: UpstreamAddress, health: Health) {
         let _ = self.messages.send(Message::Health { upstream: self.index, address, health }).await;
     }
+}
+
+/// Runs an upstream's checks once. The error is that of the first failed check.
+pub(crate) async fn probe_once(upstream: &Upstream, reaper: &Reaper) -> Result<(), String> {
+    let AddressSource::Given(address) = upstream.address_source else { return Ok(()) };
+    let checks = &upstream.checks;
+    let probes = checks.all.iter().map(|check| Probe::new(check.clone(), &[address.socket_addr()], reaper)).collect();
+    run_probes(probes, checks.timeout).await.1
 }
 
 /// Logs each change once, and once that the app is late.

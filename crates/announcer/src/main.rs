@@ -5,6 +5,7 @@
 //! processes, `registrar` alone writes a running announcer's records.
 
 mod admin;
+mod agent;
 mod balancers;
 mod child;
 mod config;
@@ -30,6 +31,7 @@ use daemon::shutdown::Shutdown;
 use program::text::describe_error;
 use program::{options, output};
 
+use crate::agent::AgentError;
 use crate::child::ChildError;
 use crate::config::address::AddressError;
 use crate::config::cli::{Cli, OneShot};
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
 }
 
 fn run_command(args: Cli) -> anyhow::Result<u8> {
+    if let Some(OneShot::Containers(options)) = args.one_shot {
+        return agent::run_containers(*options);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything else: the kernel discards a SIGTERM to PID 1 without a handler.
     let shutdown = args.one_shot.is_none().then(|| {
@@ -97,6 +102,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(OneShotError::Address(_)) => 2,
         Some(OneShotError::Store(_) | OneShotError::Contended { .. }) => 3,
         Some(OneShotError::IdTaken { .. } | OneShotError::OtherAddress { .. }) => 4,
+        None if error.is::<AgentError>() => 2,
         None if error.is::<ConfigError>() || error.is::<FileError>() || error.is::<AddressError>() => 2,
         None if error.is::<daemon::log::LogError>() || error.is::<daemon::admin::Error>() => 2,
         None => 1,

@@ -5,7 +5,7 @@ pub(crate) mod difference;
 pub(crate) mod draft;
 pub(crate) mod ownership;
 
-use discovery::{Entry, Key, ServiceId, Setting, Upstream, UpstreamAddress, UpstreamId, UpstreamState};
+use discovery::{Entry, HostName, Key, ServiceId, Setting, Upstream, UpstreamAddress, UpstreamId, UpstreamState};
 use registry::LeaseId;
 
 use crate::config::upstream::{Announcement, OverwriteRules};
@@ -48,6 +48,16 @@ impl Record {
         Self { announcement, address, overwrite_rules }
     }
 
+    /// The record that an entry has, without settings, and its state. `None` if the entry is none.
+    pub(crate) fn from_entry(entry: &Entry) -> Option<(Self, UpstreamState)> {
+        let Ok(Key::Upstream { service, id, .. }) = entry.key.parse() else { return None };
+        let Upstream { address, weight, color, host, state, .. } = Upstream::parse(&entry.value).ok()?;
+        let announcement = Announcement { service, id, weight, color, host, settings: Vec::new() };
+        let record = Self::new(announcement, address, OverwriteRules::default());
+        // A key of the legacy layout names the same upstream, and is another one.
+        (record.key() == entry.key).then_some((record, state))
+    }
+
     /// Key relative to the prefix.
     pub(crate) fn key(&self) -> String {
         Key::for_upstream(&self.announcement.service, &self.announcement.id).to_string()
@@ -56,6 +66,11 @@ impl Record {
     /// Address at which balancers reach the app.
     pub(crate) fn address(&self) -> UpstreamAddress {
         self.address
+    }
+
+    /// Name of the host that the record names.
+    pub(crate) fn host(&self) -> Option<&HostName> {
+        self.announcement.host.as_ref()
     }
 
     /// Service and id, the two parts of the key.
@@ -75,11 +90,12 @@ impl Record {
 
     /// Value in this state. Without a lease it is marked as permanent.
     pub(crate) fn encode_value(&self, state: UpstreamState, lease: Option<LeaseId>) -> String {
-        let Announcement { weight, color, .. } = &self.announcement;
+        let Announcement { weight, color, host, .. } = &self.announcement;
         let permanent = lease.is_none();
         let upstream = Upstream {
             weight: *weight,
             color: color.clone(),
+            host: host.clone(),
             state,
             permanent,
             ..Upstream::from_address(self.address)
@@ -130,11 +146,22 @@ pub(crate) mod tests {
         Record { overwrite_rules, ..record_of("a", "10.0.0.1:80") }
     }
 
+    pub(crate) fn on_host(record: &Record, host: &str) -> Record {
+        let announcement = Announcement { host: host.parse().ok(), ..record.announcement.clone() };
+        Record { announcement, ..record.clone() }
+    }
+
     pub(crate) fn record_of(id: &str, address: &str) -> Record {
         let settings = vec![Setting::parse(Kind::Http, SettingName::Domain, b"a.com b.com").unwrap()];
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
-        let announcement =
-            Announcement { service, id: id.parse().unwrap(), weight: Weight::DEFAULT, color: None, settings };
+        let announcement = Announcement {
+            service,
+            id: id.parse().unwrap(),
+            weight: Weight::DEFAULT,
+            color: None,
+            host: None,
+            settings,
+        };
         Record::new(announcement, address.parse().unwrap(), OverwriteRules::default())
     }
 
@@ -153,6 +180,10 @@ pub(crate) mod tests {
         assert_eq!(record.encode_value(UpstreamState::Ready, lease), "10.0.0.1:80");
         assert_eq!(record.encode_value(UpstreamState::Drain, lease), r#"{"address":"10.0.0.1:80","state":"drain"}"#);
         assert_eq!(record.encode_value(UpstreamState::Ready, None), r#"{"address":"10.0.0.1:80","permanent":true}"#);
+        let host = Some("web1.test".parse().unwrap());
+        let record = Record { announcement: Announcement { host, ..record.announcement }, ..record };
+        let named = r#"{"address":"10.0.0.1:80","host":"web1.test"}"#;
+        assert_eq!(record.encode_value(UpstreamState::Ready, lease), named);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The records in the store: one task writes them, keeps them, changes them and deletes them. It takes orders and
 //! publishes how far it came. It doesn't decide which states the records should have.
 
+mod lease_poll;
 pub(crate) mod log_changes;
 mod own_keys;
 pub(crate) mod record_set;
 mod restores;
 pub(crate) mod transaction;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use discovery::{ServiceId, UpstreamId};
@@ -21,7 +23,7 @@ use crate::message::Message;
 use crate::record::{Record, RecordStatus, Want, claims};
 use crate::registrar::log_changes::ChangeLog;
 use crate::registrar::own_keys::{KeyNews, OwnKeys};
-use crate::registrar::record_set::{Conclusion, RecordSet};
+use crate::registrar::record_set::{Conclusion, KeyObservation, RecordSet};
 use crate::registrar::restores::RestorePacer;
 use crate::registrar::transaction::WriteRound;
 use crate::retry::{self, StoreError};
@@ -109,6 +111,16 @@ impl Registrar {
     /// Starts the task. It reports when all of the `count` records are stored for the first time, when one is lost, and
     /// when all are stored again.
     pub(crate) fn start(lease: Lease, count: usize, messages: mpsc::Sender<Message>) -> Self {
+        Self::start_with(lease, Some(count), messages)
+    }
+
+    /// The same for records that come and go. One request lists the lease's keys every so often, instead of a watch of each
+    /// key, so that many hosts cost etcd little. Nothing is reported.
+    pub(crate) fn start_for_host(lease: Lease, messages: mpsc::Sender<Message>) -> Self {
+        Self::start_with(lease, None, messages)
+    }
+
+    fn start_with(lease: Lease, expected_count: Option<usize>, messages: mpsc::Sender<Message>) -> Self {
         let (orders, received) = watch::channel(Order::default());
         let (publisher, progress) = watch::channel(Progress::default());
         let orders = Arc::new(orders);
@@ -119,11 +131,13 @@ impl Registrar {
             orders: received,
             progress: publisher,
             messages,
-            expected_count: count,
+            expected_count,
+            next_poll: expected_count.is_none().then(lease_poll::first_poll),
             records: RecordSet::default(),
             change_log: ChangeLog::default(),
             restores: RestorePacer::default(),
-            has_checked_claims: false,
+            checked_services: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             is_registered: false,
         };
         tokio::spawn(task.run());
@@ -169,6 +183,16 @@ impl Registrar {
         }
     }
 
+    /// Waits until a round ended, and returns true if all of that order is written. Clones have their own position.
+    pub(crate) async fn next_progress(&mut self, sequence: u64) -> bool {
+        // The task runs as long as this handle.
+        if self.progress.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let progress = self.progress.borrow_and_update();
+        progress.sequence >= sequence && progress.is_done && progress.failure.is_none()
+    }
+
     /// The records' statuses, always current.
     pub(crate) fn watch_statuses(&self) -> RecordStatuses {
         RecordStatuses(self.progress.clone())
@@ -191,19 +215,28 @@ async fn forward_lease(mut lease: watch::Receiver<Option<LeaseId>>, orders: Arc<
     }
 }
 
+/// The earlier of a time and one after a pause from now.
+fn earlier(due: Option<Instant>, pause: Option<Duration>) -> Option<Instant> {
+    due.into_iter().chain(pause.map(|pause| Instant::now() + pause)).min()
+}
+
 struct RegistrarTask {
     lease: Lease,
     orders: watch::Receiver<Order>,
     progress: watch::Sender<Progress>,
     messages: mpsc::Sender<Message>,
-    /// Number of configured records.
-    expected_count: usize,
+    /// Number of configured records. `None` if records come and go.
+    expected_count: Option<usize>,
+    /// Time of the next listing of the lease's keys. `None` if each key has a watch.
+    next_poll: Option<Instant>,
     records: RecordSet,
     own_keys: OwnKeys,
     change_log: ChangeLog,
     restores: RestorePacer,
-    /// True once the claims of our settings were checked under this lease.
-    has_checked_claims: bool,
+    /// Services whose claims were checked under this lease.
+    checked_services: BTreeSet<ServiceId>,
+    /// Keys of settings that claim what another service's keys name.
+    withheld: BTreeSet<String>,
     /// True from the report that all records are stored until the report of a loss.
     is_registered: bool,
 }
@@ -216,10 +249,13 @@ impl RegistrarTask {
             let order = self.orders.borrow_and_update().clone();
             if self.records.set_wants(order.lease, &order.wants) {
                 tracing::warn!(records = order.wants.len(), "the lease has ended, registering again");
-                self.has_checked_claims = false;
+                self.checked_services.clear();
+                self.withheld.clear();
                 self.report_loss().await;
             }
-            self.own_keys.follow_keys(order.wants.iter().map(|(record, _)| record.key()));
+            if self.next_poll.is_none() {
+                self.own_keys.follow_keys(order.wants.iter().map(|(record, _)| record.key()));
+            }
             self.withhold_claimed_settings(&order).await;
             let round = transaction::write_round(&self.lease.client, &mut self.records).await;
             self.change_log.log_round(&round);
@@ -243,16 +279,20 @@ impl RegistrarTask {
         }
     }
 
-    /// Withholds settings that claim what another service's keys name. Checked once for each lease.
+    /// Withholds settings that claim what another service's keys name. Each service is checked once for each lease.
     async fn withhold_claimed_settings(&mut self, order: &Order) {
-        if order.lease.is_none() || self.has_checked_claims {
+        let all = order.wants.iter().map(|(record, _)| record);
+        let new: Vec<_> =
+            all.filter(|record| !self.checked_services.contains(record.service_and_id().0)).cloned().collect();
+        if order.lease.is_none() || new.is_empty() {
             return;
         }
-        let records: Vec<_> = order.wants.iter().map(|(record, _)| record.clone()).collect();
-        let withheld = claims::find_withheld_settings(&self.lease.client, &records).await;
         // An unreachable etcd is asked again in the next round.
-        self.has_checked_claims = withheld.is_some() && !records.is_empty();
-        self.records.withhold_settings(withheld.unwrap_or_default());
+        if let Some(withheld) = claims::find_withheld_settings(&self.lease.client, &new).await {
+            self.checked_services.extend(new.iter().map(|record| record.service_and_id().0.clone()));
+            self.withheld.extend(withheld);
+        }
+        self.records.withhold_settings(self.withheld.clone());
     }
 
     /// Waits for a new order, the end of the delay, or a change of our keys by another writer. An error if the last
@@ -264,9 +304,11 @@ impl RegistrarTask {
                 changed = self.orders.changed() => return changed,
                 // `select!` evaluates the expression even if its condition is false.
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Ok(()),
-                news = self.own_keys.next_news() => if let Some(pause) = self.apply_news(sequence, &news).await {
-                    let earliest = Instant::now() + pause;
-                    due = Some(due.map_or(earliest, |due| due.min(earliest)));
+                news = self.own_keys.next_news() => {
+                    due = earlier(due, self.apply_news(sequence, &news).await);
+                }
+                () = sleep_until(self.next_poll.unwrap_or_else(Instant::now)), if self.next_poll.is_some() => {
+                    due = earlier(due, self.poll_lease(sequence).await);
                 }
             }
         }
@@ -274,22 +316,26 @@ impl RegistrarTask {
 
     /// Applies news of our keys. Returns the pause before the next round, or `None` if none is needed.
     async fn apply_news(&mut self, sequence: u64, news: &KeyNews) -> Option<Duration> {
-        let mut pause: Option<Duration> = None;
-        for (key, seen) in news.observations() {
-            let next = match self.records.observe_key(key, seen) {
-                Conclusion::Nothing => continue,
-                Conclusion::MayBeFree => Duration::ZERO,
-                Conclusion::Lost(loss) => {
-                    tracing::debug!(key, ?loss, "another writer changed the record");
-                    // The deletion may be the lease's end. A renewal at once tells that from a deletion by another
-                    // writer.
-                    self.lease.renew_now.notify_one();
-                    self.restores.next_pause(Instant::now().into_std())
-                }
-            };
-            // All keys are restored in one round, at the pace of the slowest.
-            pause = Some(pause.map_or(next, |pause| pause.max(next)));
+        // All keys are restored in one round, at the pace of the slowest.
+        let pause = news.observations().filter_map(|(key, seen)| self.observe_key(key, seen)).max();
+        self.finish_observations(sequence, pause).await
+    }
+
+    /// Applies one observation. Returns the pause before the next round, or `None` if none is needed.
+    fn observe_key(&mut self, key: &str, seen: KeyObservation<'_>) -> Option<Duration> {
+        match self.records.observe_key(key, seen) {
+            Conclusion::Nothing => None,
+            Conclusion::MayBeFree => Some(Duration::ZERO),
+            Conclusion::Lost(loss) => {
+                tracing::debug!(key, ?loss, "another writer changed the record");
+                // The deletion may be the lease's end. A renewal at once tells that from a deletion by another writer.
+                self.lease.renew_now.notify_one();
+                Some(self.restores.next_pause(Instant::now().into_std()))
+            }
         }
+    }
+
+    async fn finish_observations(&mut self, sequence: u64, pause: Option<Duration>) -> Option<Duration> {
         pause?;
         // Before the next round: `/ready` must not claim a record that is gone.
         self.publish_current(sequence);
@@ -328,7 +374,8 @@ impl RegistrarTask {
         let (is_done, failure) = (!round.contended, round.failure.map(Arc::new));
         self.progress.send_replace(Progress { sequence, is_done, written, statuses, failure });
         // The first order may have only the upstreams that work already.
-        let are_all_stored = self.orders.borrow().wants.len() == self.expected_count && self.records.is_complete();
+        let are_all_stored =
+            Some(self.orders.borrow().wants.len()) == self.expected_count && self.records.is_complete();
         if are_all_stored && !std::mem::replace(&mut self.is_registered, true) {
             let _ = self.messages.send(Message::Event(Event::Registered)).await;
         }

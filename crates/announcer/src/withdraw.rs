@@ -30,22 +30,25 @@ pub(crate) const HASTY_WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
 
 /// Writes `drain`, and waits until every balancer has acknowledged it, at most for `limit`. If etcd refuses `drain`,
 /// the records are deleted. If etcd refuses that too, the lease ends. Either way the wait gives balancers the time that
-/// they usually need, because an app that stops earlier loses requests.
-pub(crate) async fn drain_records(registrar: &Registrar, lease: &Lease, limit: Duration) {
+/// they usually need, because an app that stops earlier loses requests. True if every balancer has acknowledged it.
+pub(crate) async fn drain_records(registrar: &Registrar, lease: &Lease, limit: Duration) -> bool {
     let end = Instant::now() + DRAIN_WRITE_LIMIT + limit;
     match registrar.set_all_and_wait(Want::IfPresent(UpstreamState::Drain), Instant::now() + DRAIN_WRITE_LIMIT).await {
         Ok(written) if written.unwritten_count > 0 => {
             let records = written.unwritten_count;
             tracing::warn!(records, "can't write `drain` for all records, deleting them");
             delete_instead(registrar, lease, limit, end).await;
+            false
         }
         Ok(written) if written.ours.is_empty() && written.gone.is_empty() => {
             tracing::info!("nothing to drain: no record of ours is in the store");
+            true
         }
         Ok(written) => await_acknowledgement(&lease.client, &written, limit).await,
         Err(error) => {
             tracing::warn!(%error, "can't write `drain`, deleting the records");
             delete_instead(registrar, lease, limit, end).await;
+            false
         }
     }
 }
@@ -76,8 +79,8 @@ async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, e
     sleep_until(until).await;
 }
 
-/// Waits until every balancer has acknowledged the records' state or removal.
-async fn await_acknowledgement(client: &Client, written: &Written, limit: Duration) {
+/// Waits until every balancer has acknowledged the records' state or removal. True if all have.
+pub(crate) async fn await_acknowledgement(client: &Client, written: &Written, limit: Duration) -> bool {
     let written_at = Instant::now();
     let (records, gone) = (written.ours.len(), written.gone.len());
     tracing::info!(records, gone, limit = %humantime::format_duration(limit), "draining");
@@ -89,19 +92,22 @@ async fn await_acknowledgement(client: &Client, written: &Written, limit: Durati
         let missing = balancers.list_unconfirmed(Question::Acknowledges, written);
         let is_over = Instant::now() >= earliest;
         if is_over && balancers.is_connected && balancers.is_empty() {
-            return tracing::info!(records, gone, "no balancer is known, not waiting");
+            tracing::info!(records, gone, "no balancer is known, not waiting");
+            return true;
         }
         if is_over && balancers.is_connected && missing.is_empty() {
             let took = format_millis(written_at.elapsed());
-            return tracing::info!(took, records, gone, "every balancer has acknowledged the drain");
+            tracing::info!(took, records, gone, "every balancer has acknowledged the drain");
+            return true;
         }
         // Without a listing no balancer is known by name, so the usual time has to do.
         let end = written_at + if balancers.was_connected { limit } else { limit.min(UNHEARD_WAIT) };
         if Instant::now() >= end {
-            return match balancers.is_connected {
+            match balancers.is_connected {
                 true => tracing::warn!(?missing, "not every balancer has acknowledged the drain in time"),
                 false => tracing::warn!(records, gone, "can't read the balancers' acknowledgements"),
-            };
+            }
+            return false;
         }
         let next = if is_over { end } else { end.min(earliest) };
         let _ = timeout_at(next, watch.apply_next()).await;

@@ -26,8 +26,13 @@ const LONGEST_KEY: usize = 1024;
 
 /// The most keys that the replica keeps. 200,000 refused records below one service once took 434 MiB. HAProxy has
 /// room for some 50,000 upstreams with the `LimitNOFILE` of its unit.
-pub const KEY_LIMITS: KeyLimits =
-    KeyLimits { services: 20_000, upstreams_per_service: 20_000, upstreams: 100_000, others: 2_000 };
+pub const KEY_LIMITS: KeyLimits = KeyLimits {
+    services: 20_000,
+    upstreams_per_service: 20_000,
+    upstreams: 100_000,
+    others: 2_000,
+    with_copies: false,
+};
 
 /// The folder of the balancer records.
 const BALANCERS: &str = "balancers/";

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Node, Refusal, ServiceName, SettingName, UpstreamId};
+use crate::{Node, Refusal, ServiceName, SettingName, SlotNumber, UpstreamId};
 
 /// The kind of a service, HTTP or TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -104,6 +104,20 @@ pub enum Key {
         /// The upstream's name. Its record may be missing.
         id: UpstreamId,
     },
+    /// A slot, which the announcer of one running copy of the service holds, see [`crate::Slot`]. The legacy layout has none.
+    Slot {
+        /// The service with a limited number of copies.
+        service: ServiceId,
+        /// The slot's number.
+        number: SlotNumber,
+    },
+    /// The announcer of a copy that waits for a slot, see [`crate::Standby`]. The legacy layout has none.
+    Standby {
+        /// The service with a limited number of copies.
+        service: ServiceId,
+        /// The name that the copy's upstream has once it runs.
+        id: UpstreamId,
+    },
     /// The record of a balancer, which its confgen writes.
     Balancer(Node),
     /// The operator's acceptance of a reset store, see [`crate::Acceptance`].
@@ -116,7 +130,7 @@ pub enum KeyError {
     /// No folder of the project explains the key. `discoverctl lint` names it.
     #[error("unknown key")]
     Unknown,
-    /// The balancer's name in the key breaks the rule of names. `discoverctl lint` names the key.
+    /// The name of a balancer or a copy, or a slot's number, breaks its rule. `discoverctl lint` names the key.
     #[error("{0}")]
     BadName(#[from] Refusal),
     /// The key was meant for a service, an upstream or an override, and has a fault. It is quarantined, so that its writer
@@ -179,9 +193,11 @@ impl Key {
     /// The service that the key belongs to. `None` for the keys of balancers and of the store.
     pub fn service_id(&self) -> Option<&ServiceId> {
         match self {
-            Self::Setting { service, .. } | Self::Upstream { service, .. } | Self::Override { service, .. } => {
-                Some(service)
-            }
+            Self::Setting { service, .. }
+            | Self::Upstream { service, .. }
+            | Self::Override { service, .. }
+            | Self::Slot { service, .. }
+            | Self::Standby { service, .. } => Some(service),
             Self::Balancer(_) | Self::AcceptStore => None,
         }
     }
@@ -196,6 +212,13 @@ impl Key {
             [name, "overrides", id] if layout == Layout::Current && !id.is_empty() => {
                 let service = ServiceId { kind, name: parse_name(name)? };
                 Ok(Self::Override { service, id: parse_name(id)? })
+            }
+            // Balancers need no such key, so a malformed one is no quarantined key of the service.
+            [name, "slots", number] if layout == Layout::Current && !number.is_empty() => {
+                Ok(Self::Slot { service: ServiceId { kind, name: name.parse()? }, number: number.parse()? })
+            }
+            [name, "standby", id] if layout == Layout::Current && !id.is_empty() => {
+                Ok(Self::Standby { service: ServiceId { kind, name: name.parse()? }, id: id.parse()? })
             }
             [name, setting] => {
                 let service = ServiceId { kind, name: parse_name(name)? };
@@ -256,6 +279,12 @@ impl fmt::Display for Key {
             Self::Override { service, id } => {
                 write!(f, "{}/overrides/{id}", Self::format_service(service, Layout::Current))
             }
+            Self::Slot { service, number } => {
+                write!(f, "{}/slots/{number}", Self::format_service(service, Layout::Current))
+            }
+            Self::Standby { service, id } => {
+                write!(f, "{}/standby/{id}", Self::format_service(service, Layout::Current))
+            }
             Self::Balancer(node) => write!(f, "balancers/{node}"),
             Self::AcceptStore => f.write_str("control/accept-store"),
         }
@@ -272,6 +301,9 @@ mod tests {
             "http-services/shop/domain",
             "http-services/foo.a.com/upstreams/node-1",
             "http-services/shop/overrides/node-1",
+            "http-services/shop/slots/1",
+            "tcp-services/db/slots/65535",
+            "tcp-services/db/standby/node-2",
             "tcp-services/db/ports",
             "services/shop/url_reg",
             "services/shop/color",
@@ -306,7 +338,20 @@ mod tests {
         for key in ["http-services/web/colour", "http-services/web/notes/a", "etc/web", "http-services/", "x/"] {
             assert_eq!(odd(key), KeyError::Unknown, "{key}");
         }
-        assert!(matches!(odd("balancers/a b"), KeyError::BadName(_)));
+        for key in [
+            "balancers/a b",
+            "http-services/web/slots/0",
+            "http-services/web/slots/01",
+            "http-services/web/slots/+1",
+            "http-services/web/slots/65536",
+            "http-services/web/standby/host:web:8000",
+            "http-services/my shop/slots/1",
+        ] {
+            assert!(matches!(odd(key), KeyError::BadName(_)), "{key}");
+        }
+        for key in ["services/web/slots/1", "http-services/web/slots", "http-services/web/standby/", "x/web/slots/1"] {
+            assert_eq!(odd(key), KeyError::Unknown, "{key}");
+        }
         assert!(
             resembles_upstream_key("http-service/a/upstreams/1")
                 && resembles_upstream_key("http-services/a/Upstream/1/x")

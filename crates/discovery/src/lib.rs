@@ -31,9 +31,12 @@ pub use balancer::{BalancerRecord, BalancerRecords, QuarantinedKey, RetainedAfte
 pub use claim::{Claim, ClaimConflict, collect_claims, find_claim_conflicts};
 pub use domain::{Domain, Host};
 pub use key::{Key, KeyError, Kind, Layout, ServiceId};
-pub use name::{Color, FileName, Node, Profile, ServiceName, UpstreamId};
+pub use name::{Color, FileName, HostName, Node, Profile, ServiceName, UpstreamId};
 pub use path::PathPrefix;
-pub use record::{Override, OverrideState, UnknownFields, Upstream, UpstreamState, Weight};
+pub use record::{
+    Override, OverrideState, Slot, SlotNumber, Standby, StandbyReason, Timestamp, UnknownFields, Upstream,
+    UpstreamState, Weight,
+};
 pub use refusal::{Excerpt, Refusal};
 pub use setting::{
     Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, Setting, SettingName, Sni, StatusRange,
@@ -41,6 +44,6 @@ pub use setting::{
 };
 pub use span::Span;
 pub use store::{Change, Entry, ResetReason, Snapshot, StoreRevision};
-pub use topology::{KeyLimits, LeftOutKeys, ParsedEntry, Service, Topology};
+pub use topology::{Copies, KeyLimits, LeftOutKeys, ParsedEntry, Service, Topology};
 pub use url_regex::UrlRegex;
 pub use verdict::{Cause, Reason, Verdict, find_intended_reasons};

@@ -113,6 +113,10 @@ name! {
     FileName
 }
 name! {
+    /// The name of a host that upstreams run on, as its operator calls it.
+    HostName
+}
+name! {
     /// A balancer's name, the `<node>` of its record's key.
     Node
 }

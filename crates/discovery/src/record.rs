@@ -1,8 +1,10 @@
-//! An upstream's record and an operator's override, as text that people read and write.
+//! An upstream's record, an operator's override, and a copy's slot or stand-by, as text that people read and write.
 //!
 //! Whether an upstream serves is decided elsewhere, from its record, override and color. Pure: no I/O, no clock.
 
 mod fields;
+mod slot;
+mod timestamp;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,8 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::refusal::escape_text;
 use crate::store::{LONGEST_RECORD, value_length};
-use crate::{Color, Refusal, UpstreamAddress};
+use crate::{Color, HostName, Refusal, UpstreamAddress};
 use fields::read_fields;
+
+pub use slot::{Slot, SlotNumber, Standby, StandbyReason};
+pub use timestamp::Timestamp;
 
 /// A server's weight, 0 to 256 as in HAProxy (configuration manual, section 5.2, `weight`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,6 +107,9 @@ pub struct Upstream {
     /// True if the record is meant to have no lease, so that `discoverctl lint` doesn't report it.
     #[serde(skip_serializing_if = "is_default")]
     pub permanent: bool,
+    /// The host that the upstream runs on. No balancer needs it. `discoverctl drain --host` selects upstreams by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
     /// Fields with an unknown name, for `discoverctl lint`.
     #[serde(skip)]
     pub unknown: UnknownFields,
@@ -140,7 +148,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl<'de> Deserialize<'de> for Upstream {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let known = &["address", "weight", "color", "state", "backup", "permanent"];
+        let known = &["address", "weight", "color", "state", "backup", "permanent", "host"];
         let fields = read_fields::<D, UpstreamState>(deserializer, known)?;
         Ok(Self {
             address: fields.address.ok_or_else(|| D::Error::missing_field("address"))?,
@@ -149,6 +157,7 @@ impl<'de> Deserialize<'de> for Upstream {
             state: fields.state.unwrap_or_default(),
             backup: fields.backup.unwrap_or_default(),
             permanent: fields.permanent.unwrap_or_default(),
+            host: fields.host,
             unknown: fields.unknown,
         })
     }
@@ -171,6 +180,7 @@ impl Upstream {
             state: UpstreamState::Ready,
             backup: false,
             permanent: false,
+            host: None,
             unknown: UnknownFields::new(),
         }
     }
@@ -234,7 +244,8 @@ mod tests {
 
     #[test]
     fn json_says_more() {
-        let text = r#"{"address":"10.0.0.1:80","weight":7,"color":"blue","state":"drain","backup":true}"#;
+        let text =
+            r#"{"address":"10.0.0.1:80","weight":7,"color":"blue","state":"drain","backup":true,"host":"web1.test"}"#;
         let read = Upstream::parse(text.as_bytes()).unwrap();
         assert_eq!(read.to_string(), text);
         let odd = Upstream::parse(br#"{"address":"10.0.0.1:80","wieght":7}"#).unwrap();
@@ -243,9 +254,10 @@ mod tests {
 
     #[test]
     fn a_field_that_is_null_is_not_given() {
-        let text =
-            br#"{"address":"10.0.0.1:80","weight":null,"color":null,"state":null,"backup":null,"permanent":null}"#;
-        assert_eq!(Upstream::parse(text), Upstream::parse(b"10.0.0.1:80"));
+        let fields = ["weight", "color", "state", "backup", "permanent", "host"];
+        let fields = fields.map(|name| format!(r#","{name}":null"#)).concat();
+        let text = format!(r#"{{"address":"10.0.0.1:80"{fields}}}"#);
+        assert_eq!(Upstream::parse(text.as_bytes()), Upstream::parse(b"10.0.0.1:80"));
         assert_eq!(Override::parse(br#"{"state":null,"weight":null}"#), Override::parse(b"{}"));
         let why = Upstream::parse(br#"{"address":null}"#).unwrap_err().to_string();
         assert_eq!(why, "JSON: missing field `address` at line 1 column 16");
@@ -285,6 +297,10 @@ mod tests {
         expect_test::expect!["JSON: missing field `address` at line 1 column 2"].assert_eq(&why("{}"));
         expect_test::expect!["JSON: `257`: expected a weight from 0 to 256 at line 1 column 38"]
             .assert_eq(&why(r#"{"address":"10.0.0.1:80","weight":257}"#));
+        for host in ["", "my host", "a;b", "a/b", r"a\n", "[fd00::1]", &"a".repeat(254)] {
+            let record = format!(r#"{{"address":"10.0.0.1:80","host":"{host}"}}"#);
+            assert!(why(&record).contains("a name"), "{record}");
+        }
         expect_test::expect!["empty: delete the key to unset it"].assert_eq(&why(" "));
     }
 

@@ -3,6 +3,7 @@
 //! It holds what the keys say. Claims, colors and last good values are decided elsewhere. Pure: no I/O, no clock.
 
 mod bound;
+mod copies;
 mod service;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::key::{WRONG_FOLDER, resembles_upstream_key};
 use crate::{Change, Entry, Key, KeyError, Node, ServiceId, Upstream};
 
 pub use bound::{KeyLimits, LeftOutKeys};
+pub use copies::Copies;
 pub use service::{ParsedEntry, Service};
 
 /// In bytes. The longest folder and two names come to some 530. Longer keys are left to `discoverctl lint`: a list of them
@@ -36,6 +38,9 @@ fn refine_key_error(entry: &Entry, error: KeyError) -> KeyError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     services: BTreeMap<ServiceId, Arc<Service>>,
+    /// The slots and stand-bys. They are no keys of `services`: a service isn't there because of them, and no balancer needs
+    /// them.
+    copies: BTreeMap<ServiceId, Arc<Copies>>,
     balancers: BTreeMap<Node, Entry>,
     accept_store: Option<Entry>,
     ignored: BTreeMap<String, KeyError>,
@@ -135,6 +140,10 @@ impl Topology {
                 self.accept_store = entry.map(|(entry, _)| entry.clone());
                 None
             }
+            Ok(key @ (Key::Slot { .. } | Key::Standby { .. })) => {
+                self.set_copy_key(&key, entry.map(|(entry, _)| entry));
+                None
+            }
             Ok(key) => {
                 let id = key.service_id()?;
                 self.set_or_leave_out(id, &key, entry);
@@ -144,6 +153,16 @@ impl Topology {
                 self.set_ignored_key(key, entry.map(|(entry, arrival)| (refine_key_error(entry, error), arrival)));
                 None
             }
+        }
+    }
+
+    /// Sets a slot or stand-by, if the limits keep them at all.
+    fn set_copy_key(&mut self, key: &Key, entry: Option<&Entry>) {
+        let Some(id) = key.service_id().filter(|_| self.limits.with_copies) else { return };
+        let copies = Arc::make_mut(self.copies.entry(id.clone()).or_default());
+        copies.set_key(key, entry);
+        if copies.is_empty() {
+            self.copies.remove(id);
         }
     }
 
@@ -184,7 +203,10 @@ impl Topology {
     }
 
     fn entry_of(&self, id: &ServiceId, key: &Key) -> Option<&Entry> {
-        self.services.get(id)?.entry_of(key)
+        match key {
+            Key::Slot { .. } | Key::Standby { .. } => self.copies.get(id)?.entry_of(key),
+            _ => self.services.get(id)?.entry_of(key),
+        }
     }
 
     /// True if the topology has an entry of this key.
@@ -262,7 +284,12 @@ impl Topology {
         &self.services
     }
 
-    /// The keys of all services. [`Topology::from_entries`] makes the same services of them.
+    /// The slots and stand-bys of the services that have some, by kind and name.
+    pub fn copies(&self) -> &BTreeMap<ServiceId, Arc<Copies>> {
+        &self.copies
+    }
+
+    /// The keys of all services, without slots and stand-bys. [`Topology::from_entries`] makes the same services of them.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.services.values().flat_map(|service| service.entries())
     }
@@ -314,7 +341,8 @@ impl Topology {
             return Some(format!("{} records and overrides instead of {count}", self.upstream_keys));
         }
         let balancers = self.balancers.values().chain(&self.accept_store);
-        let keys = self.entries().chain(balancers).map(|entry| entry.key.as_str());
+        let copies = self.copies.values().flat_map(|copies| copies.entries());
+        let keys = self.entries().chain(copies).chain(balancers).map(|entry| entry.key.as_str());
         let mut keys = keys.chain(self.ignored.keys().map(String::as_str));
         keys.find_map(|key| self.find_fault_of(key, true)).or_else(|| {
             let stale = self.malformed.keys().find(|key| !self.ignored.contains_key(*key));
@@ -328,6 +356,7 @@ impl Topology {
         let found = match key.parse::<Key>() {
             Ok(Key::Balancer(node)) => self.balancers.get(&node),
             Ok(Key::AcceptStore) => self.accept_store.as_ref(),
+            Ok(Key::Slot { .. } | Key::Standby { .. }) if !self.limits.with_copies => return None,
             Ok(parsed) => parsed.service_id().and_then(|id| self.entry_of(id, &parsed)),
             Err(_) => {
                 let words = match ignored {
@@ -509,6 +538,9 @@ mod tests {
             Just("ports".into()),
             Just("upstreams".into()),
             Just("overrides".into()),
+            Just("slots".into()),
+            Just("standby".into()),
+            Just("1".into()),
             Just("color".into()),
             Just("balancers".into()),
             "\\PC{0,6}",

@@ -28,6 +28,10 @@ const PIECES: &[&str] = &[
     "leastconn",
     "v2",
     "{\"address\":\"",
+    "{\"id\":\"",
+    "\",\"host\":\"",
+    "\",\"since\":\"",
+    "2026-11-30T10:13:06Z",
     "\"}",
     "unix@/x",
     "abns@x",
@@ -67,7 +71,13 @@ fn key() -> impl Strategy<Value = String> {
     let folder = prop::sample::select(&["http-services", "tcp-services", "services"][..]);
     let service = prop_oneof![4 => Just("shop".to_owned()), 1 => "[ -~]{0,6}"];
     let setting = prop::sample::select(SettingName::ALL).prop_map(|name| name.to_string());
-    let upstream = prop_oneof![Just("upstreams/n1".to_owned()), "upstreams/[ -~]{0,6}", "overrides/[a-z]{1,2}"];
+    let upstream = prop_oneof![
+        Just("upstreams/n1".to_owned()),
+        "upstreams/[ -~]{0,6}",
+        "overrides/[a-z]{1,2}",
+        "slots/[0-9+ ]{0,6}",
+        "standby/[ -~]{0,6}"
+    ];
     (folder, service, prop_oneof![setting, upstream]).prop_map(|(f, s, rest)| format!("{f}/{s}/{rest}"))
 }
 

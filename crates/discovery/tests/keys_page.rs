@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use discovery::{
-    Acceptance, BalancerRecord, Entry, Key, Kind, Layout, Override, ServiceId, Setting, SettingName, Topology, Upstream,
+    Acceptance, BalancerRecord, Entry, Key, Kind, Layout, Override, ServiceId, Setting, SettingName, Slot, Standby,
+    Topology, Upstream,
 };
 
 const PAGE: &str = include_str!("../../../docs/keys.md");
@@ -64,12 +65,14 @@ fn sort(key: &Key) -> &'static str {
         Key::Setting { .. } => "setting",
         Key::Upstream { .. } => "upstream",
         Key::Override { .. } => "override",
+        Key::Slot { .. } => "slot",
+        Key::Standby { .. } => "standby",
         Key::Balancer(_) => "balancer",
         Key::AcceptStore => "accept-store",
     }
 }
 
-const SORTS: [&str; 5] = ["setting", "upstream", "override", "balancer", "accept-store"];
+const SORTS: [&str; 7] = ["setting", "upstream", "override", "slot", "standby", "balancer", "accept-store"];
 
 /// One key of every form that there is.
 fn every_key() -> Vec<Key> {
@@ -83,7 +86,9 @@ fn every_key() -> Vec<Key> {
             keys.extend(of_kind.map(|name| Key::Setting { service: service.clone(), layout, name: *name }));
             keys.push(Key::Upstream { service: service.clone(), layout, id: id() });
         }
-        keys.push(Key::Override { service, id: id() });
+        keys.push(Key::Override { service: service.clone(), id: id() });
+        keys.push(Key::Slot { service: service.clone(), number: "1".parse().unwrap() });
+        keys.push(Key::Standby { service, id: id() });
     }
     let sorts: BTreeSet<&str> = keys.iter().map(sort).collect();
     assert_eq!(sorts, SORTS.into());
@@ -96,6 +101,8 @@ fn read(key: &Key, value: &[u8]) -> Result<(), String> {
         Key::Setting { service, name, .. } => Setting::parse(service.kind, *name, value).map(drop),
         Key::Upstream { .. } => Upstream::parse(value).map(drop),
         Key::Override { .. } => Override::parse(value).map(drop),
+        Key::Slot { .. } => Slot::parse(value).map(drop),
+        Key::Standby { .. } => Standby::parse(value).map(drop),
         Key::Balancer(_) => BalancerRecord::parse(value).map(drop),
         Key::AcceptStore => Acceptance::parse(value).map(drop),
     };
@@ -150,11 +157,20 @@ fn every_example_reads() {
 
 #[test]
 fn every_field_of_a_record_has_its_row() {
-    let full = r#"{"address":"10.0.0.1:80","weight":7,"color":"blue","state":"drain","backup":true,"permanent":true}"#;
-    let record: serde_json::Value =
-        serde_json::from_str(&Upstream::parse(full.as_bytes()).unwrap().to_string()).unwrap();
-    let fields: BTreeSet<&str> = record.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(table("| field of a record |"), fields);
+    let full = concat!(
+        r#"{"address":"10.0.0.1:80","weight":7,"color":"blue","state":"drain","backup":true,"permanent":true,"#,
+        r#""host":"web1"}"#
+    );
+    let record = Upstream::parse(full.as_bytes()).unwrap().to_string();
+    assert_eq!(table("| field of a record |"), field_names(&record));
+    let full = r#"{"id":"a","host":"b","replicas":2,"since":"2026-11-30T10:13:06Z"}"#;
+    assert_eq!(table("| field of a slot |"), field_names(&Slot::parse(full.as_bytes()).unwrap().to_string()));
+    let full = concat!(
+        r#"{"host":"b","prefer":1,"replicas":2,"since":"2026-11-30T10:13:06Z","#,
+        r#""reason":"crash-loop","until":"2026-11-30T10:14:06Z"}"#
+    );
+    let standby = Standby::parse(full.as_bytes()).unwrap().to_string();
+    assert_eq!(table("| field of a stand-by |"), field_names(&standby));
     let full = BalancerRecord {
         url: Some(String::new()),
         haproxy: Some(String::new()),
@@ -165,14 +181,17 @@ fn every_field_of_a_record_has_its_row() {
         cut: [(String::new(), [String::new()].into())].into(),
         ..BalancerRecord::default()
     };
-    let said: serde_json::Value = serde_json::from_str(&full.to_string()).unwrap();
-    let fields: BTreeSet<&str> = said.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(table("| field |"), fields);
+    assert_eq!(table("| field |"), field_names(&full.to_string()));
+}
+
+fn field_names(json: &str) -> BTreeSet<String> {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap();
+    value.as_object().unwrap().keys().cloned().collect()
 }
 
 /// The words in the first column.
-fn table(head: &str) -> BTreeSet<&'static str> {
+fn table(head: &str) -> BTreeSet<String> {
     let table = PAGE.split("\n\n").find(|part| part.starts_with(head)).unwrap();
     let cells = table.lines().skip(2).map(|line| line.split(" | ").next().unwrap());
-    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use etcd_client::LeaseTimeToLiveOptions;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +65,22 @@ impl Client {
         }
     }
 
+    /// The keys that hang on a lease, relative to the prefix. `None` if the lease has ended.
+    pub async fn lease_keys(&self, lease: LeaseId) -> Result<Option<Vec<String>>, Error> {
+        let operation = Operation::TimeToLive(lease);
+        let answer = self.call_with_repeats(
+            &operation,
+            REQUEST_TIMEOUT,
+            Repeat::Always,
+            |mut connection: Connection| async move {
+                connection.lease.time_to_live(lease.0, Some(LeaseTimeToLiveOptions::new().with_keys())).await
+            },
+        );
+        let answer = answer.await?;
+        let prefix = &self.config().prefix;
+        Ok((answer.ttl() >= 0).then(|| answer.keys().iter().map(|key| prefix.relative_key(key)).collect()))
+    }
+
     /// The remaining time of a lease without a further renewal. `None` if it has ended.
     pub async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Error> {
         let operation = Operation::TimeToLive(lease);
@@ -83,25 +100,27 @@ impl Client {
     /// After the end of a lease its keys are gone, and the program writes them again under the new one. While etcd can't be
     /// reached, the lease stays. The loop revokes nothing at the end.
     pub fn keep_lease(&self, ttl: Duration, shutdown: CancellationToken) -> watch::Receiver<Option<LeaseId>> {
-        self.keep_lease_with_stats(ttl, shutdown, watch::Sender::default(), Arc::default())
+        self.keep_lease_with_stats(ttl, None, shutdown, watch::Sender::default(), Arc::default())
     }
 
     /// Keeps a lease as [`Client::keep_lease`] does, and updates `stats` at each renewal. Readers poll them.
     ///
-    /// A notification of `doubt` renews the lease at once instead of at its next time. The program sends it if a key of the
-    /// lease has disappeared.
+    /// `resumed` is a lease of an earlier process. It is renewed instead of the first grant, and the receiver has it once
+    /// that succeeds. A notification of `doubt` renews the lease at once instead of at its next time. The program sends it
+    /// if a key of the lease has disappeared.
     pub fn keep_lease_with_stats(
         &self,
         ttl: Duration,
+        resumed: Option<LeaseId>,
         shutdown: CancellationToken,
         stats: watch::Sender<LeaseStats>,
         doubt: Arc<Notify>,
     ) -> watch::Receiver<Option<LeaseId>> {
         let (publish, held) = watch::channel(None);
         let client = self.clone();
-        tokio::spawn(
-            async move { shutdown.run_until_cancelled(run_lease_loop(client, ttl, publish, stats, doubt)).await },
-        );
+        tokio::spawn(async move {
+            shutdown.run_until_cancelled(run_lease_loop(client, ttl, resumed, publish, stats, doubt)).await
+        });
         held
     }
 
@@ -172,12 +191,13 @@ fn decide_next_step(held: Option<LeaseId>, result: &StepResult) -> (Option<Lease
 async fn run_lease_loop(
     client: Client,
     ttl: Duration,
+    resumed: Option<LeaseId>,
     publish: watch::Sender<Option<LeaseId>>,
     stats: watch::Sender<LeaseStats>,
     doubt: Arc<Notify>,
 ) {
     let mut delays = EndpointDelays::new(client.config().endpoints().len());
-    let mut held = None;
+    let mut held = resumed;
     loop {
         let requested_at = Instant::now();
         let result = match held {
@@ -193,7 +213,10 @@ async fn run_lease_loop(
         let (now, next) = decide_next_step(held, &result);
         held = now;
         // A renewal changes nothing for the receivers, so it wakes none.
-        publish.send_if_modified(|published| std::mem::replace(published, now) != now);
+        // A failure changes no lease, and a lease of an earlier process is published once etcd has confirmed it.
+        if !matches!(result, StepResult::Failed(_)) {
+            publish.send_if_modified(|published| std::mem::replace(published, now) != now);
+        }
         let delay = match next {
             NextStep::RenewLater => {
                 delays.reset();

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use daemon::admin::AdminArgs;
 use nix::sys::signal::Signal;
 
+use crate::config::container_options::Containers;
 use crate::config::upstream_options::Announce;
 use crate::processes::stop_signal;
 use crate::processes::stop_signal::StopOn;
@@ -70,7 +71,7 @@ Exit codes:
 /// the record before the app is stopped. Without a command, announce an app that something else runs.
 #[derive(Debug, Parser)]
 #[command(name = "announcer", version, after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
-#[command(subcommand_value_name = "register|deregister|check-config", disable_help_subcommand = true)]
+#[command(subcommand_value_name = "register|deregister|containers|check-config", disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) one_shot: Option<OneShot>,
@@ -104,6 +105,13 @@ pub(crate) enum OneShot {
         #[command(flatten)]
         common: Box<Common>,
     },
+    /// Register the containers of this host by their labels, until a stop signal
+    ///
+    /// Follow the events of Docker or Podman, and announce each container that has labels as long as it works. Options come
+    /// before a command.
+    #[command(after_long_help = crate::config::container_options::EXAMPLES)]
+    #[command(subcommand_value_name = "stop|withdraw", disable_help_subcommand = true)]
+    Containers(Box<Containers>),
     /// Read a config file, print its upstreams, and exit; exit with 2 if it is wrong
     CheckConfig {
         /// Config file
@@ -116,7 +124,7 @@ impl Cli {
     pub(crate) fn common(&self) -> &Common {
         match &self.one_shot {
             Some(OneShot::Register { common, .. } | OneShot::Deregister { common }) => common,
-            Some(OneShot::CheckConfig { .. }) | None => &self.common,
+            Some(OneShot::CheckConfig { .. } | OneShot::Containers(_)) | None => &self.common,
         }
     }
 

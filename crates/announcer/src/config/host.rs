@@ -1,5 +1,6 @@
 //! Facts about this host that defaults are made from. It reads the hostname and one variable.
 
+use discovery::HostName;
 use nix::unistd::gethostname;
 
 #[derive(Clone, Debug, Default)]
@@ -16,5 +17,10 @@ impl Host {
             hostname: gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             private_ipv4: program::variable::read_text("COREOS_PRIVATE_IPV4"),
         }
+    }
+
+    /// The name that records have. `None` if the hostname can't stand in a record, as one with a `_` at its start.
+    pub(crate) fn name(&self) -> Option<HostName> {
+        self.hostname.parse().ok()
     }
 }

@@ -5,7 +5,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use discovery::{Color, Domain, Key, Kind, Refusal, ServiceId, ServiceName, Setting, SettingName, UpstreamId, Weight};
+use discovery::{
+    Color, Domain, HostName, Key, Kind, Refusal, ServiceId, ServiceName, Setting, SettingName, UpstreamId, Weight,
+};
 
 use crate::config::address::{AddressFinder, AddressSource};
 use crate::config::host::Host;
@@ -31,6 +33,8 @@ pub(crate) struct Announcement {
     pub(crate) id: UpstreamId,
     pub(crate) weight: Weight,
     pub(crate) color: Option<Color>,
+    /// `None` if neither `--host-name` nor the system gives a valid one.
+    pub(crate) host: Option<HostName>,
     /// At most one value for each name.
     pub(crate) settings: Vec<Setting>,
 }
@@ -42,6 +46,8 @@ pub(crate) struct OverwriteRules {
     pub(crate) update: bool,
     /// `--takeover`: take the id over from another address.
     pub(crate) takeover: bool,
+    /// Take the id over from another address of this host. The agent of a host is the only one that has its ids.
+    pub(crate) takeover_on_host: bool,
 }
 
 /// Options of one upstream that contradict each other, or are invalid.
@@ -106,7 +112,11 @@ impl Upstream {
         let name = choose_service_name(&announce, &settings)?;
         let id = announce.id.clone().map_or_else(|| default_id(host, address_source.port()), Ok)?;
         Ok(Self {
-            overwrite_rules: OverwriteRules { update: announce.update, takeover: announce.takeover },
+            overwrite_rules: OverwriteRules {
+                update: announce.update,
+                takeover: announce.takeover,
+                takeover_on_host: false,
+            },
             checks: parse_checks(&announce)?,
             listen_addresses: find_listen_addresses(&announce),
             address_source,
@@ -115,6 +125,7 @@ impl Upstream {
                 id,
                 weight: announce.weight,
                 color: announce.color,
+                host: announce.host_name.or_else(|| host.name()),
                 settings,
             },
         })

@@ -6,7 +6,7 @@ mod reading;
 use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::{ValueEnum, builder::FalseyValueParser};
-use discovery::{Color, Kind, ServiceName, StatusRange, UpstreamAddress, UpstreamId, Weight};
+use discovery::{Color, HostName, Kind, ServiceName, StatusRange, UpstreamAddress, UpstreamId, Weight};
 use serde::Deserialize;
 
 use self::reading::{Time, one_or_several, pairs, parsed};
@@ -67,6 +67,9 @@ pub(crate) struct Announce {
     /// Name the deployment that it belongs to: blue, green
     #[arg(long, env = "ANNOUNCER_COLOR", value_name = "NAME", help_heading = "Upstream")]
     pub(crate) color: Option<Color>,
+    /// Name the host in the record, for `discoverctl drain --host` [default: HOSTNAME]
+    #[arg(long, env = "ANNOUNCER_HOST_NAME", value_name = "NAME", help_heading = "Upstream")]
+    pub(crate) host_name: Option<HostName>,
     /// Take the id over at once from another address, instead of waiting until its lease ends
     #[arg(long, env = "ANNOUNCER_TAKEOVER", value_parser = FalseyValueParser::new(), help_heading = "Upstream")]
     pub(crate) takeover: bool,
@@ -146,6 +149,7 @@ impl Default for Announce {
             id: None,
             weight: Weight::default(),
             color: None,
+            host_name: None,
             takeover: false,
             check: Vec::new(),
             check_interval: Self::CHECKS.0,

@@ -49,9 +49,18 @@ impl Draft {
         if let Some(owner) = entry.and_then(|entry| find_other_owner(record, entry, lease, history)) {
             return Err(owner);
         }
-        // The key is read if the condition fails, so that the next attempt knows the reason.
         let value = record.encode_value(state, lease);
-        self.extend(|txn| txn.only_if(unchanged_condition(&key, entry)).put(&key, value, lease).or_get(&key));
+        let is_stored = lease
+            .zip(entry)
+            .is_some_and(|(lease, entry)| entry.lease == lease.get() && entry.value == value.as_bytes());
+        self.extend(|txn| {
+            let txn = txn.only_if(unchanged_condition(&key, entry));
+            // An earlier process wrote it under the lease that this one took over. A write of the same value would have
+            // every balancer look at it.
+            let txn = if is_stored { txn } else { txn.put(&key, value, lease) };
+            // The key is read if the condition fails, so that the next attempt knows the reason.
+            txn.or_get(&key)
+        });
         for (key, setting) in record.keyed_settings().filter(|_| with_settings) {
             if !self.handled_settings.insert(key.clone()) {
                 continue;
@@ -160,6 +169,14 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_stands_under_our_lease_is_not_written_again() {
+        let found = [entry(UPSTREAM, "10.0.0.1:80", 7), entry(DOMAIN, "a.com b.com", 0)];
+        let unchanged =
+            Txn::new().only_if(Condition::ModRevisionIs(UPSTREAM.into(), 5)).or_get(UPSTREAM).or_get(DOMAIN);
+        assert_eq!(plan(&record_with(OverwriteRules::default()), &found), written(unchanged));
+    }
+
+    #[test]
     fn settings_that_mean_the_same_are_left_alone() {
         let found = [entry(UPSTREAM, "10.0.0.1:80", 3), entry(DOMAIN, "A.com,  b.com\n", 0)];
         let txn = Txn::new()
@@ -168,7 +185,8 @@ mod tests {
             .or_get(UPSTREAM)
             .or_get(DOMAIN);
         for update in [false, true] {
-            let planned = plan(&record_with(OverwriteRules { update, takeover: false }), &found);
+            let planned =
+                plan(&record_with(OverwriteRules { update, takeover: false, ..OverwriteRules::default() }), &found);
             assert_eq!(planned, written(txn.clone()));
         }
     }
@@ -180,7 +198,9 @@ mod tests {
         let stands = Some("c.com".to_owned());
         assert_eq!(differing, [Difference { key: DOMAIN.into(), stored: stands, given: "a.com b.com".into() }]);
         assert!(!format!("{txn:?}").contains("a.com"));
-        let (txn, differing) = plan(&record_with(OverwriteRules { update: true, takeover: false }), &found).unwrap();
+        let (txn, differing) =
+            plan(&record_with(OverwriteRules { update: true, takeover: false, ..OverwriteRules::default() }), &found)
+                .unwrap();
         assert!(differing.is_empty());
         assert_eq!(
             txn,
@@ -197,7 +217,10 @@ mod tests {
     #[test]
     fn an_id_is_taken_over_from_oneself_at_once_and_from_others_if_asked_for() {
         let plan = |takeover, value: &str, lease| {
-            plan(&record_with(OverwriteRules { update: false, takeover }), &[entry(UPSTREAM, value, lease)])
+            plan(
+                &record_with(OverwriteRules { update: false, takeover, ..OverwriteRules::default() }),
+                &[entry(UPSTREAM, value, lease)],
+            )
         };
         let is_written = |plan: Result<_, Owner>| plan.is_ok();
         assert!(is_written(plan(false, "10.0.0.1:80", 9)), "the same address");
@@ -230,7 +253,7 @@ mod tests {
 
     #[test]
     fn only_ones_own_address_is_deregistered() {
-        let record = record_with(OverwriteRules { update: false, takeover: true });
+        let record = record_with(OverwriteRules { update: false, takeover: true, ..OverwriteRules::default() });
         assert!(draft_deregistration(&record, &entry(UPSTREAM, "10.0.0.1:80", 0)).is_some());
         assert!(draft_deregistration(&record, &entry(UPSTREAM, "10.0.0.2:80", 0)).is_none());
         assert!(draft_deregistration(&record, &entry(UPSTREAM, "garbage", 0)).is_none());

@@ -45,12 +45,21 @@ pub(crate) fn find_other_owner(
         // --takeover doesn't count here: it is meant for the start, not for a record that was lost since.
         Some(_) if history.has_held || entry_lease == history.yielded_to => false,
         None if history.has_held => has_our_address || !is_permanent(entry),
-        Some(_) | None => has_our_address || record.overwrite_rules.takeover,
+        Some(_) | None => {
+            let rules = record.overwrite_rules;
+            has_our_address || rules.takeover || (rules.takeover_on_host && is_on_our_host(record, entry))
+        }
     };
     (!is_free).then(|| Owner {
         address: parse_address(entry).map_or_else(|| truncate_value(&entry.value), |address| address.to_string()),
         lease: entry_lease,
     })
+}
+
+/// True if the entry is a record of our host, from an earlier process that lost its lease.
+fn is_on_our_host(record: &Record, entry: &Entry) -> bool {
+    let host = Upstream::parse(&entry.value).ok().and_then(|upstream| upstream.host);
+    host.is_some() && host.as_ref() == record.host()
 }
 
 /// True if the entry is a record that is marked as permanent.
@@ -76,12 +85,26 @@ impl fmt::Display for Owner {
 mod tests {
     use super::*;
     use crate::config::upstream::OverwriteRules;
-    use crate::record::tests::{UPSTREAM, entry, our_lease, record_with};
+    use crate::record::tests::{UPSTREAM, entry, on_host, our_lease, record_with};
+
+    #[test]
+    fn an_agent_takes_its_own_hosts_ids_over_and_no_others() {
+        let rules = OverwriteRules { takeover_on_host: true, ..OverwriteRules::default() };
+        let is_free = |rules: OverwriteRules, value: &str| {
+            let record = on_host(&record_with(rules), "web1");
+            find_other_owner(&record, &entry(UPSTREAM, value, 9), Some(our_lease()), OwnershipHistory::default())
+                .is_none()
+        };
+        assert!(is_free(rules, r#"{"address":"10.0.0.1:81","host":"web1"}"#));
+        assert!(!is_free(rules, r#"{"address":"10.0.0.1:81","host":"web2"}"#));
+        assert!(!is_free(rules, "10.0.0.1:81"));
+        assert!(!is_free(OverwriteRules::default(), r#"{"address":"10.0.0.1:81","host":"web1"}"#));
+    }
 
     #[test]
     fn a_record_that_has_stood_is_lost_to_another_announcer_and_to_no_hand() {
         let owner = |history, takeover, value: &str, lease| {
-            let record = record_with(OverwriteRules { update: false, takeover });
+            let record = record_with(OverwriteRules { update: false, takeover, ..OverwriteRules::default() });
             let entry = entry(UPSTREAM, value, lease);
             find_other_owner(&record, &entry, Some(our_lease()), history).map(|owner| owner.address)
         };

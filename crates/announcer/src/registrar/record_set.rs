@@ -61,7 +61,7 @@ impl RecordSet {
     /// The member with this key, or a new one.
     fn update_member(&self, record: &Arc<Record>, want: Want) -> Member {
         match self.members.iter().find(|member| member.record.key() == record.key()) {
-            Some(member) => Member { record: record.clone(), want, ..member.clone() },
+            Some(member) => member.with_order(record.clone(), want),
             None => Member::new(record.clone(), want),
         }
     }
@@ -95,6 +95,12 @@ impl RecordSet {
     pub(crate) fn has_unknown_removal(&self) -> bool {
         let mut members = self.members.iter().filter(|member| member.registrations > 0 && !member.is_as_wanted());
         members.any(|member| member.revision == 0 || (member.key_state == KeyState::LeftAlone && member.loss.is_none()))
+    }
+
+    /// Keys of the records that are stored under our lease, as far as is known.
+    pub(crate) fn stored_keys(&self) -> BTreeSet<String> {
+        let stored = self.members.iter().filter(|member| matches!(member.key_state, KeyState::Present(_)));
+        stored.map(|member| member.record.key()).collect()
     }
 
     /// Highest revision at which a record was written or lost. 0 if none is known.

@@ -10,6 +10,7 @@
 mod admin;
 mod checks;
 mod config;
+mod container;
 mod descendants;
 mod drain;
 mod faults;

@@ -48,7 +48,7 @@ const WHEN_FOLLOWED: &str =
 impl DesiredState {
     /// Adds the reasons against the keys that the replica has no room for. Only their folders are known.
     fn add_left_out_keys(&self, quarantine: &mut BTreeMap<String, String>) {
-        let KeyLimits { services, upstreams_per_service, upstreams, others } = KEY_LIMITS;
+        let KeyLimits { services, upstreams_per_service, upstreams, others, .. } = KEY_LIMITS;
         let whole =
             format!("confgen follows {services} services and {upstreams} records and overrides; {WHEN_FOLLOWED}");
         for id in self.left_out_keys.services() {

@@ -75,6 +75,23 @@ fn each_change_is_in_one_update() {
 }
 
 #[test]
+fn slots_and_standbys_are_followed_without_work() {
+    let mut replica = replica();
+    let (slot, standby) = ("http-services/shop/slots/1", "http-services/shop/standby/c");
+    for (revision, key) in [(101, slot), (102, standby), (103, "http-services/shop/slots/no-number")] {
+        assert!(!put(&mut replica, entry(key, r#"{"id":"a","host":"web1"}"#, revision)));
+    }
+    let gone = Change::Delete { key: slot.into(), revision: 104, previous: None };
+    assert!(!replica.apply_changes(104, &[gone]));
+    assert_eq!((keys(&replica), replica.store_revision().revision), (ALL.to_vec(), 104));
+    assert!(!replica.has_unseen_changes() && replica.topology.malformed_keys().is_empty());
+    replica.apply_listing(&listing(StoreRevision { revision: 105, ..FIRST }, &[entry(standby, "{}", 102)]));
+    assert!(replica.topology.services().is_empty(), "a service isn't there because of a stand-by");
+    replica.apply_listing(&listing(RESET, &[]));
+    assert!(replica.retained.is_empty());
+}
+
+#[test]
 fn a_living_store_is_followed_although_it_lacks_keys() {
     let later = [FIRST, StoreRevision { raft_term: 9, ..FIRST }, StoreRevision { revision: 101, ..FIRST }];
     for position in later {

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use clap::Args;
+use containers::{EngineAddress, HostAddresses, Reach};
 use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
 use program::output;
 
-use crate::commands::register::docker::{AddressSource, ContainerArg, Docker, HostAddresses};
+use crate::commands::register::docker::{ContainerArg, find_listener};
 use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::{Error, Outcome};
@@ -61,8 +62,8 @@ pub(crate) struct Register {
     /// Take the container's own address in this network, which balancers must reach. It needs no published port
     #[arg(long, alias = "network", value_name = "NAME", requires = "container")]
     container_network: Option<String>,
-    /// Ask Docker's API at this socket
-    #[arg(long, env = "DOCKER_HOST", value_name = "unix://PATH", default_value = "unix:///var/run/docker.sock")]
+    /// Ask the engine's API here: Docker's, Podman's, or a proxy at tcp://HOST:PORT
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL", default_value = "unix:///var/run/docker.sock")]
     docker: String,
     /// Give it this share among the upstreams of its color
     #[arg(long, value_name = "0-256")]
@@ -104,14 +105,17 @@ impl Register {
             (Some(container), id, _) => {
                 let container = container.with_port(self.port)?;
                 let reach = match self.container_network {
-                    Some(network) => AddressSource::Own(network),
+                    Some(network) => Reach::Network(network),
                     None => {
                         let endpoints = context.client.config().endpoints().iter();
                         let places: Vec<_> = endpoints.map(|it| (it.host().to_owned(), it.port())).collect();
-                        AddressSource::Host(HostAddresses::find_addresses(self.host_address, &places).await)
+                        Reach::Host(HostAddresses::find_addresses(self.host_address, &places).await)
                     }
                 };
-                let found = Docker::new(&self.docker)?.find_listener(&container, &reach).await?;
+                // Only here: DOCKER_HOST may be a place that other tools understand.
+                let place = self.docker.parse::<EngineAddress>();
+                let engine = place.map_err(|words| Error::Usage(format!("--docker {}: {words}", self.docker)))?;
+                let found = find_listener(&engine, &container, &reach).await?;
                 (id.unwrap_or(found.id), found.address)
             }
             (None, Some(id), Some(address)) => (id, address),

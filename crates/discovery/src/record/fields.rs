@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::{UnknownFields, Weight};
-use crate::{Color, UpstreamAddress};
+use crate::{Color, HostName, UpstreamAddress};
 
 /// The fields as they are given. A field that is `null` isn't given.
 pub(super) struct Fields<State> {
@@ -20,6 +20,7 @@ pub(super) struct Fields<State> {
     pub(super) state: Option<State>,
     pub(super) backup: Option<bool>,
     pub(super) permanent: Option<bool>,
+    pub(super) host: Option<HostName>,
     pub(super) unknown: UnknownFields,
 }
 
@@ -47,9 +48,16 @@ impl<'de, State: Deserialize<'de>> Visitor<'de> for FieldsVisitor<State> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let unknown = UnknownFields::new();
-        let mut fields =
-            Fields { address: None, weight: None, color: None, state: None, backup: None, permanent: None, unknown };
+        let mut fields = Fields {
+            address: None,
+            weight: None,
+            color: None,
+            state: None,
+            backup: None,
+            permanent: None,
+            host: None,
+            unknown: UnknownFields::new(),
+        };
         let mut seen = BTreeSet::new();
         while let Some(FieldName(name)) = map.next_key()? {
             let Some(known) = self.known.iter().find(|known| **known == name) else {
@@ -67,6 +75,7 @@ impl<'de, State: Deserialize<'de>> Visitor<'de> for FieldsVisitor<State> {
                 "state" => fields.state = map.next_value()?,
                 "backup" => fields.backup = map.next_value()?,
                 "permanent" => fields.permanent = map.next_value()?,
+                "host" => fields.host = map.next_value()?,
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
         }

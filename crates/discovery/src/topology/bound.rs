@@ -21,12 +21,19 @@ pub struct KeyLimits {
     pub upstreams: usize,
     /// The malformed keys, as many unknown keys, and as many balancer records.
     pub others: usize,
+    /// True keeps the slots and stand-bys too. Balancers need none, so none is left out if they are dropped.
+    pub with_copies: bool,
 }
 
 impl KeyLimits {
     /// Keeps every key, for a program that shows the whole store and then ends.
-    pub const UNLIMITED: Self =
-        Self { services: usize::MAX, upstreams_per_service: usize::MAX, upstreams: usize::MAX, others: usize::MAX };
+    pub const UNLIMITED: Self = Self {
+        services: usize::MAX,
+        upstreams_per_service: usize::MAX,
+        upstreams: usize::MAX,
+        others: usize::MAX,
+        with_copies: true,
+    };
 }
 
 impl Default for KeyLimits {
@@ -106,7 +113,8 @@ mod tests {
     use super::*;
     use crate::{Change, Entry, Kind, Topology};
 
-    const LIMITS: KeyLimits = KeyLimits { services: 3, upstreams_per_service: 2, upstreams: 4, others: 2 };
+    const LIMITS: KeyLimits =
+        KeyLimits { services: 3, upstreams_per_service: 2, upstreams: 4, others: 2, with_copies: false };
 
     fn entry(key: &str, created: i64) -> Entry {
         Entry {
@@ -222,6 +230,28 @@ mod tests {
         assert!(topology.left_out().has_other_keys());
         entries.iter().for_each(|entry| delete(&mut topology, &entry.key));
         assert_eq!(topology, Topology::default().with_limits(LIMITS));
+    }
+
+    #[test]
+    fn slots_and_standbys_count_only_for_a_program_that_keeps_them() {
+        let keys = (1..9).flat_map(|at| {
+            let folder = format!("http-services/shop{at}");
+            [format!("{folder}/slots/{at}"), format!("{folder}/standby/a"), format!("{folder}/slots/{}", at + 10)]
+        });
+        let entries: Vec<Entry> = keys.map(|key| Entry { value: br#"{"id":"a"}"#.into(), ..entry(&key, 1) }).collect();
+        let mut topology = Topology::from_listing(&entries, LIMITS, &Topology::default());
+        for entry in &entries {
+            assert_eq!(topology.apply_change(&Change::Put(entry.clone())), None);
+        }
+        assert_eq!(topology, Topology::default().with_limits(LIMITS));
+        entries.iter().for_each(|entry| delete(&mut topology, &entry.key));
+        assert_eq!(topology, Topology::default().with_limits(LIMITS));
+
+        let mut all = Topology::from_listing(&entries, KeyLimits::UNLIMITED, &Topology::default());
+        assert_eq!((all.copies().len(), all.services().len(), all.ignored_keys().len()), (8, 0, 0));
+        assert_eq!(all.copies().values().flat_map(|copies| copies.entries()).count(), entries.len());
+        entries.iter().for_each(|entry| delete(&mut all, &entry.key));
+        assert_eq!(all, Topology::default());
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Service {
             Key::Setting { name, .. } => &self.setting(name)?.entry,
             Key::Upstream { id, .. } => &self.upstream(&id)?.entry,
             Key::Override { id, .. } => &self.override_of(&id)?.entry,
-            Key::Balancer(_) | Key::AcceptStore => return None,
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => return None,
         };
         Some(entry).filter(|entry| entry.key == key)
     }
@@ -151,7 +151,7 @@ impl Service {
         match key {
             Key::Upstream { id, .. } => self.upstreams.contains_key(id) || self.upstreams.len() < most,
             Key::Override { id, .. } => self.overrides.contains_key(id) || self.overrides.len() < most,
-            Key::Setting { .. } | Key::Balancer(_) | Key::AcceptStore => true,
+            _ => true,
         }
     }
 
@@ -161,7 +161,7 @@ impl Service {
             Key::Upstream { id, .. } => self.upstreams.contains_key(id),
             Key::Override { id, .. } => self.overrides.contains_key(id),
             Key::Setting { name, .. } => self.settings.contains_key(name),
-            Key::Balancer(_) | Key::AcceptStore => false,
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => false,
         }
     }
 
@@ -183,7 +183,7 @@ impl Service {
                 let parsed = entry.map(|entry| new_parsed_entry(entry, Override::parse(&entry.value)));
                 set_layer(&mut self.overrides, id, Layout::Current, parsed);
             }
-            Key::Balancer(_) | Key::AcceptStore => {}
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => {}
         }
     }
 
@@ -193,12 +193,12 @@ impl Service {
             Key::Setting { layout, name, .. } => layer_entry(&self.settings, name, *layout),
             Key::Upstream { layout, id, .. } => layer_entry(&self.upstreams, id, *layout),
             Key::Override { id, .. } => layer_entry(&self.overrides, id, Layout::Current),
-            Key::Balancer(_) | Key::AcceptStore => None,
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => None,
         }
     }
 }
 
-fn new_parsed_entry<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<ParsedEntry<T>> {
+pub(super) fn new_parsed_entry<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<ParsedEntry<T>> {
     Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words: None })
 }
 

@@ -21,9 +21,25 @@ fn assert_service(id: &ServiceId, service: &discovery::Service) {
             assert!(upstream.address.socket_addr().port() > 0);
             assert!(upstream.weight.get() <= 256);
             upstream.color.iter().for_each(|color| assert_word(color.as_str()));
+            upstream.host.iter().for_each(|host| assert_word(host.as_str()));
         }
     }
     service.overrides().for_each(|(id, _)| assert_word(id.as_str()));
+}
+
+/// Asserts that what a slot or stand-by says is made of words, and that it reads as it prints.
+fn assert_copies(copies: &discovery::Copies) {
+    for slot in copies.slots().filter_map(|(_, field)| field.value.as_ref().ok()) {
+        assert_word(slot.id.as_str());
+        slot.host.iter().for_each(|host| assert_word(host.as_str()));
+        assert_eq!(discovery::Slot::parse(slot.to_string().as_bytes()).as_ref(), Ok(slot));
+    }
+    for (id, field) in copies.standby() {
+        assert_word(id.as_str());
+        let Ok(standby) = &field.value else { continue };
+        standby.host.iter().for_each(|host| assert_word(host.as_str()));
+        assert!(!standby.to_string().contains(char::is_control));
+    }
 }
 
 fn assert_setting(setting: &Setting) {
@@ -48,6 +64,7 @@ pub fn check(entries: &[(String, Vec<u8>)]) {
     };
     let entries: Vec<Entry> = entries.iter().map(entry).collect();
     let topology = Topology::from_entries(&entries);
+    topology.copies().values().for_each(|copies| assert_copies(copies));
     for (id, service) in topology.services() {
         assert_service(id, service);
         let settings = service.settings().filter_map(|(_, field)| field.value.as_ref().err());

@@ -62,7 +62,7 @@ async fn a_lease_that_is_doubted_is_asked_for_at_once() {
     let doubt = std::sync::Arc::<tokio::sync::Notify>::default();
     // Its next beat is 20 minutes away.
     let ttl = Duration::from_secs(3600);
-    let mut lease = client.keep_lease_with_stats(ttl, CancellationToken::new(), counted, doubt.clone());
+    let mut lease = client.keep_lease_with_stats(ttl, None, CancellationToken::new(), counted, doubt.clone());
     let first = held(&mut lease, None).await;
     client.revoke_lease(first).await.expect("revoked");
     doubt.notify_one();
@@ -171,4 +171,25 @@ async fn many_that_lost_etcd_together_come_back_spread_out() {
     assert!(busiest < MANY / 3, "{busiest}");
     let now: Vec<_> = leases.iter().map(|lease| lease.borrow().expect("held")).collect();
     assert_eq!(now, ids, "and nobody lost its lease");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_an_earlier_process_is_resumed_with_its_keys() {
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
+    let before = client.grant_lease(TTL).await.expect("granted");
+    client.commit(Txn::new().put("upstream", "v", Some(before))).await.expect("committed");
+    let resume = |lease| {
+        let (counted, doubt) = (watch::Sender::default(), std::sync::Arc::default());
+        client.keep_lease_with_stats(TTL, Some(lease), CancellationToken::new(), counted, doubt)
+    };
+    let mut lease = resume(before);
+    assert_eq!(held(&mut lease, None).await, before);
+    assert_eq!(client.lease_keys(before).await.expect("asked"), Some(vec!["upstream".to_owned()]));
+    sleep(TTL * 2).await;
+    assert!(is_alive(&client, before).await, "it is renewed");
+    // One that has ended meanwhile is replaced.
+    client.revoke_lease(before).await.expect("revoked");
+    assert_eq!(client.lease_keys(before).await.expect("asked"), None);
+    assert_ne!(held(&mut resume(before), Some(before)).await, before);
 }

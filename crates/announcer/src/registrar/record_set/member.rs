@@ -105,6 +105,16 @@ impl Member {
         }
     }
 
+    /// The member with another order. What is known of its key stays known, unless the order is about another record.
+    pub(super) fn with_order(&self, record: Arc<Record>, want: Want) -> Self {
+        let state = UpstreamState::Ready;
+        let is_changed = record.encode_value(state, None) != self.record.encode_value(state, None);
+        // A record that was deleted is wanted again, as that of a container which is created again.
+        let is_back = self.want == Want::Absent && matches!(want, Want::Present(_));
+        let key_state = if is_changed || is_back { KeyState::Unknown } else { self.key_state };
+        Self { record, want, key_state, ..self.clone() }
+    }
+
     /// Forgets everything that was known under the last lease.
     pub(super) fn forget_lease(&mut self) {
         (self.key_state, self.revision, self.loss) = (KeyState::Unknown, 0, None);
@@ -268,6 +278,23 @@ mod tests {
         assert_eq!(member.find_violation(true), None);
         violate(&mut member);
         assert!(member.find_violation(can_write).is_some(), "{member:?}");
+    }
+
+    #[test]
+    fn a_record_with_another_address_is_written_again() {
+        let ready = Want::Present(UpstreamState::Ready);
+        let (same, moved) = (record_of("a", "10.0.0.1:80"), record_of("a", "10.0.0.1:81"));
+        assert!(!stored().with_order(Arc::new(same), ready).needs_write());
+        assert!(stored().with_order(Arc::new(moved), ready).needs_write());
+    }
+
+    #[test]
+    fn a_deleted_record_can_come_back() {
+        let record = Arc::new(record_of("a", "10.0.0.1:80"));
+        let mut deleted = stored().with_order(record.clone(), Want::Absent);
+        deleted.mark_written(KeyState::LeftAlone, 6);
+        assert!(!deleted.needs_write());
+        assert!(deleted.with_order(record, Want::Present(UpstreamState::Ready)).needs_write());
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn show_upstream(
     Upstream {
         id: id.to_string(),
         address: server.map(|server| server.address).or(announced.map(|it| it.address)).map(|it| it.to_string()),
+        host: announced.and_then(|it| it.host.as_ref()).map(ToString::to_string),
         weight: server.map(|server| server.weight),
         state: server.map(|server| state_name(server).to_owned()),
         why: explain_state(upstream, settings),

@@ -26,6 +26,8 @@ pub struct Upstream {
     pub id: String,
     /// Its IP address and port; None if neither its record nor a last good one can be read.
     pub address: Option<String>,
+    /// The host that its record names; None without one.
+    pub host: Option<String>,
     /// The wanted weight, 0 to 256; None if the upstream isn't served.
     pub weight: Option<u16>,
     /// The wanted state: `ready`, `drain` (sticky clients only) or `maint` (no new request). None if it isn't served.

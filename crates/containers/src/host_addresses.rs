@@ -1,22 +1,34 @@
-//! The host's own addresses, and the one of them at which balancers reach a published port. It asks the kernel, not Docker.
+//! The host's own addresses, and the one of them at which balancers reach a published port. It asks the kernel, not the
+//! engine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// Limits the resolution of one name.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
 
 /// The host's addresses that balancers on other hosts reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HostAddresses {
+pub struct HostAddresses {
     /// The address that --host-address gives.
-    pub(crate) given: Option<IpAddr>,
+    pub given: Option<IpAddr>,
     /// Without --host-address: the host's IPv4 address towards etcd or the default route.
-    pub(crate) v4: Option<Ipv4Addr>,
+    pub v4: Option<Ipv4Addr>,
     /// Without --host-address: the host's IPv6 address towards etcd or the default route.
-    pub(crate) v6: Option<Ipv6Addr>,
+    pub v6: Option<Ipv6Addr>,
 }
 
 impl HostAddresses {
+    /// The address of a port that is open on all of the host's addresses. IPv4 comes first.
+    pub fn main_address(&self) -> Option<IpAddr> {
+        self.given.or(self.v4.map(IpAddr::V4)).or(self.v6.map(IpAddr::V6))
+    }
+
     /// Chooses the address of one of these bindings: the typed one, else the binding's own one, else the host's. IPv4
     /// comes first.
-    pub(super) fn choose_address(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
+    pub(crate) fn choose_address(&self, bindings: &[SocketAddr]) -> Option<SocketAddr> {
         let mut bindings = bindings.to_vec();
         // A binding at one address says where balancers reach it. One at all addresses leaves that to a guess.
         bindings.sort_by_key(|it| (it.is_ipv6(), it.ip().is_unspecified()));
@@ -38,18 +50,17 @@ impl HostAddresses {
             Some(SocketAddr::new(ip?, binding.port()))
         })
     }
-}
 
-impl HostAddresses {
     /// Finds the addresses that the kernel would use towards these places and the default route. A UDP socket's connect
     /// sends nothing. A typed address makes the search needless.
-    pub(crate) async fn find_addresses(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
+    pub async fn find_addresses(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
         let mut found = Self { given, ..Self::default() };
         if given.is_some() {
             return found;
         }
         for (host, port) in places {
-            let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else { continue };
+            let looked_up = timeout(LOOKUP_LIMIT, tokio::net::lookup_host((host.as_str(), *port))).await;
+            let Ok(Ok(addresses)) = looked_up else { continue };
             for address in addresses {
                 found.keep_if_first(own_address_towards(address));
             }

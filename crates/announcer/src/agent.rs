@@ -1,0 +1,124 @@
+//! The agent of a host: registers its containers by their labels, under one lease and over one connection.
+//!
+//! Architecture invariant: `life`, `plan` and `members` are pure. `run` has the only loop that decides. `engines` follows,
+//! and `registrar` alone writes records.
+
+mod engines;
+mod leased;
+mod life;
+mod list;
+mod members;
+mod plan;
+mod run;
+mod state_dir;
+mod stop;
+mod table;
+mod withdraw;
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context as _;
+use containers::{HostAddresses, LabelRules, Reach};
+use daemon::shutdown::Shutdown;
+use discovery::HostName;
+use registry::Client;
+
+use crate::agent::plan::Scope;
+use crate::agent::state_dir::StateDirError;
+use crate::config::address::{self, AddressFinder, AddressSource};
+use crate::config::container_options::{Command, Containers, ScopeOptions};
+use crate::config::host::Host;
+
+/// A port for the search of an address, which is then left out.
+const ANY_PORT: u16 = 9;
+
+/// Options that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    #[error(transparent)]
+    Etcd(#[from] registry::ConfigError),
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    #[error("--ttl is too short: etcd grants no lease under 2s")]
+    Ttl,
+    #[error("the hostname {0:?} can't stand in a record; give --host-name")]
+    HostName(String),
+    #[error("this host's address isn't known: {0}; give --host-address IP")]
+    Address(#[from] address::AddressError),
+    #[error("this host's address isn't known: none leads to etcd or by the default route; give --host-address IP")]
+    NoAddress,
+    #[error("{0} is given twice with --engine")]
+    SameEngine(containers::EngineAddress),
+}
+
+/// Runs the agent, or one of its commands. Returns the exit status.
+pub(crate) fn run_containers(options: Containers) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shutdown = {
+        let _entered = runtime.enter();
+        Shutdown::on_signals().context("can't handle signals")?
+    };
+    // The library would print what the engine says of a container, its environment with its secrets included.
+    daemon::log::init(&format!("{},bollard=warn", options.log_level))?;
+    runtime.block_on(dispatch(options, &shutdown))
+}
+
+async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8> {
+    if options.ttl < crate::config::SHORTEST_TTL {
+        return Err(AgentError::Ttl.into());
+    }
+    let etcd = options.etcd.resolve().map_err(AgentError::from)?;
+    let client = Client::new(etcd);
+    if let Some(Command::Withdraw { drain }) = options.command {
+        return withdraw::withdraw_host(client, &options.state_dir, options.ttl, drain).await;
+    }
+    let engines = options.scope.engine.clone();
+    if let Some(twice) = engines.iter().enumerate().find(|(at, it)| engines.iter().take(*at).any(|one| one == *it)) {
+        return Err(AgentError::SameEngine(twice.1.clone()).into());
+    }
+    let scope = resolve_scope(&options.scope, &client).await?;
+    match options.command {
+        Some(Command::Stop { names, drain, time }) => {
+            stop::stop_containers(&client, &engines, &scope, &stop::Stop { names, drain, time }, shutdown).await
+        }
+        _ if options.list => list::print_list(&client, &engines, &scope, options.output).await,
+        _ => {
+            let settings = run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir };
+            run::run_agent(client, settings, shutdown).await
+        }
+    }
+}
+
+async fn resolve_scope(options: &ScopeOptions, client: &Client) -> Result<Scope, AgentError> {
+    let host = match &options.host_name {
+        Some(host) => host.clone(),
+        None => {
+            let hostname = Host::from_system().hostname;
+            hostname.parse::<HostName>().map_err(|_| AgentError::HostName(hostname))?
+        }
+    };
+    let reach = match &options.container_network {
+        Some(network) => Reach::Network(network.clone()),
+        None => Reach::Host(find_host_addresses(options, client).await?),
+    };
+    let dialects = options.labels.iter().map(|dialect| (*dialect).into()).collect();
+    let rules = LabelRules { prefix: options.label_prefix.clone(), dialects };
+    Ok(Scope { rules, reach, host, update: options.update })
+}
+
+async fn find_host_addresses(options: &ScopeOptions, client: &Client) -> Result<HostAddresses, AgentError> {
+    let endpoints = client.config().endpoints();
+    let given = match (&options.interface, options.host_address, Host::from_system().private_ipv4) {
+        (Some(name), ..) => {
+            let by = AddressFinder::Interface(name.clone());
+            let found = address::find_address(&AddressSource::Find { port: ANY_PORT, by }, endpoints).await?;
+            Some(SocketAddr::ip(&found.socket_addr()))
+        }
+        (None, Some(ip), _) => Some(ip),
+        (None, None, private) => private.and_then(|text| text.parse::<IpAddr>().ok()),
+    };
+    let places: Vec<_> = endpoints.iter().map(|it| (it.host().to_owned(), it.port())).collect();
+    let found = HostAddresses::find_addresses(given, &places).await;
+    // A network that starts late: the unit is started again, and finds it then.
+    if found.main_address().is_none() { Err(AgentError::NoAddress) } else { Ok(found) }
+}

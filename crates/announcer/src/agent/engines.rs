@@ -1,0 +1,102 @@
+//! Follows the engines: their events, and a listing every so often. It decides nothing about containers.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use containers::{Container, Engine, EngineAddress, EngineError, Event, Listed};
+use discovery::Entry;
+use registry::Backoff;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::agent::members::ContainerKey;
+
+/// Time between two listings. They show what events did not: an event that the engine dropped, an engine that hangs.
+const LIST_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Events of this time before the listing are sent again.
+const OVERLAP: Duration = Duration::from_secs(1);
+
+/// News for the agent's loop.
+pub(crate) enum News {
+    /// The records that hang on the lease of an earlier agent.
+    Adopted(Vec<Entry>),
+    /// All containers of an engine.
+    Listed { engine: usize, client: Engine, listed: Vec<Listed>, began: Instant },
+    /// Something happened to a container.
+    Event { engine: usize, event: Event },
+    /// An engine can't be asked. Attempts go on.
+    Away { engine: usize, reason: String },
+    /// An answer to the question about a container. `None` if the engine knows it no longer.
+    Inspected { key: ContainerKey, generation: u64, fingerprint: String, found: Result<Option<Box<Container>>, String> },
+    /// A member's stop time is over. The number tells it from earlier signals.
+    Survived { serial: usize, signals: u64 },
+    /// A record's container has had another name long enough.
+    Retired { serial: usize },
+}
+
+/// Delays between attempts at an engine, without end.
+fn engine_delays() -> impl Iterator<Item = Duration> {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(2)).with_jitter().delays()
+}
+
+/// Follows one engine until the agent ends. Subscribes first, then lists, then follows.
+pub(crate) async fn follow_engine(engine: usize, address: EngineAddress, news: mpsc::Sender<News>) {
+    let mut delays = engine_delays();
+    loop {
+        let began = Instant::now();
+        let error = follow_once(engine, &address, &news).await;
+        let reason = error.to_string();
+        if news.send(News::Away { engine, reason }).await.is_err() {
+            return;
+        }
+        // A stream that lasted starts the delays anew.
+        if began.elapsed() > LIST_INTERVAL {
+            delays = engine_delays();
+        }
+        sleep(delays.next().unwrap_or_default()).await;
+    }
+}
+
+/// Follows one connection until its end.
+async fn follow_once(engine: usize, address: &EngineAddress, news: &mpsc::Sender<News>) -> EngineError {
+    let client = match Engine::connect(address) {
+        Ok(client) => client,
+        Err(error) => return error,
+    };
+    // The stream may begin after the listing, so it begins with what happened before.
+    let mut events = client.follow(SystemTime::now() - OVERLAP);
+    let pump = async {
+        loop {
+            match events.next().await {
+                Ok(event) => _ = news.send(News::Event { engine, event }).await,
+                Err(error) => return error,
+            }
+        }
+    };
+    // Both at once: a listing that hangs on one container must delay no event.
+    tokio::select! {
+        error = pump => error,
+        never = list_forever(engine, &client, news) => match never {},
+    }
+}
+
+/// Lists at once and then every so often. A failure doesn't end the stream of events.
+async fn list_forever(engine: usize, client: &Engine, news: &mpsc::Sender<News>) -> std::convert::Infallible {
+    let mut delays = engine_delays();
+    loop {
+        let began = Instant::now();
+        let pause = match client.list().await {
+            Ok(listed) => {
+                let _ = news.send(News::Listed { engine, client: client.clone(), listed, began }).await;
+                delays = engine_delays();
+                // 20 % of jitter: the hosts of a fleet need not list in one instant.
+                LIST_INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())
+            }
+            Err(error) => {
+                let _ = news.send(News::Away { engine, reason: error.to_string() }).await;
+                delays.next().unwrap_or_default()
+            }
+        };
+        sleep(pause).await;
+    }
+}
