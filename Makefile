@@ -89,9 +89,15 @@ test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
 test-images: build ## The container images, built and run; needs Docker
 	$(IGNORED) images::
 
+.PHONY: test-podman
+test-podman: NEEDS += debootstrap:debootstrap patchelf:patchelf podman:podman runc:runc netavark:netavark \
+        /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
+test-podman: build ## The images under Podman; the quadlets, on a host that Ignition sets up; needs Docker too
+	$(IGNORED) podman:: quadlet::
+
 .PHONY: lab lab-test
 lab lab-test: NEEDS += debootstrap:debootstrap
-lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint ignition-validate:ignition lintian:lintian vagrant:vagrant
+lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint ignition-validate:ignition lintian:lintian vagrant:vagrant /usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml
 lab: build ## Three hosts with systemd, etcd, two balancers and three apps, in containers, until Ctrl-C; needs Docker
 	@exec $(DEBUG)/lab
 lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, Ignition, the tutorial; needs Docker
@@ -108,7 +114,8 @@ test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 	tests/fetch-haproxy $(SUITE_$*) $* target/haproxy-$*
 	OTHER_HAPROXY="$$(command -v haproxy)" PATH="$(CURDIR)/target/haproxy-$*:$$PATH" \
 	    $(CARGO) test --workspace --no-fail-fast --lib --bins --test it --test e2e -- --include-ignored \
-	    --skip container:: --skip images:: --skip lab:: --skip packages:: --skip ansible:: --skip tutorial:: --skip vagrant:: --skip ignition::
+	    --skip container:: --skip images:: --skip lab:: --skip packages:: --skip ansible:: --skip tutorial:: --skip vagrant:: --skip ignition:: \
+	    --skip podman:: --skip quadlet::
 
 .PHONY: bench
 bench: NEEDS += h2load:nghttp2-client
@@ -136,8 +143,8 @@ release: deps ## Build what is installed
 	$(CARGO) build --release --workspace --bins
 
 .PHONY: images
-images: ## Container images of what `make release` has built; TAG=latest; HAProxy 3.4: BASE=debian:sid-slim HAPROXY_SUITE=experimental
-	@BUILT="$(BUILT)" TAG="$(TAG)" BASE="$(BASE)" HAPROXY_SUITE="$(HAPROXY_SUITE)" units/images/build
+images: ## Container images of what `make release` has built; TAG=latest; ENGINE=podman; HAProxy 3.4: BASE=debian:sid-slim HAPROXY_SUITE=experimental
+	@BUILT="$(BUILT)" ENGINE="$(ENGINE)" TAG="$(TAG)" BASE="$(BASE)" HAPROXY_SUITE="$(HAPROXY_SUITE)" units/images/build
 
 .PHONY: deb
 deb: NEEDS = cc:build-essential dpkg-shlibdeps:dpkg-dev
@@ -173,8 +180,8 @@ uninstall: ## Remove it again, but for settings and state
 	@BUILT="$(BUILT)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" units/install --remove
 
 .PHONY: ignition
-ignition: ## An Ignition file of a CoreOS-style host: ROLE=store|balancer|app NAME=… ETC=folder URL=…; see docs/deploy.md
-	@BUILT="$(BUILT)" ROLE="$(ROLE)" NAME="$(NAME)" ETC="$(ETC)" URL="$(URL)" units/ignition
+ignition: ## An Ignition file of a CoreOS-style host: ROLE=store|balancer|containers|app NAME=… ETC=folder URL=… IMAGES=registry; see docs/deploy.md
+	@BUILT="$(BUILT)" ROLE="$(ROLE)" NAME="$(NAME)" ETC="$(ETC)" URL="$(URL)" IMAGES="$(IMAGES)" TAG="$(TAG)" units/ignition
 
 .PHONY: fuzz
 fuzz: ## FUZZ_SECONDS of hostile keys and values (needs cargo-fuzz)

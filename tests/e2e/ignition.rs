@@ -35,15 +35,66 @@ fn entry<'a>(list: &'a Value, key: &str, value: &str) -> &'a Value {
     list.as_array().unwrap().iter().find(|it| it[key] == value).unwrap_or_else(|| panic!("{value}: {list}"))
 }
 
+/// What a block of the page makes, and the validator takes.
+fn made(folder: &Path, block: usize, file: &str) -> Value {
+    assert_done(&sh(folder, &Page::read("docs/deploy.md").below("CoreOS")[block]));
+    let file = folder.join(file);
+    assert_done(&validate(&file));
+    serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs ignition-validate: make lab-test"]
+fn a_balancer_host_has_what_the_page_says() {
+    let _turn = light();
+    let folder = Scratch::new();
+    let config = made(&folder, 0, "balancer.ign");
+    let files = &config["storage"]["files"];
+    let paths: Vec<&str> = files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    let quadlets = "/etc/containers/systemd/balancer";
+    let expected = [&*format!("{quadlets}.container"), &format!("{quadlets}.volume"), "/etc/haproxy-discover/etcd.env"];
+    assert_eq!(paths, [&expected[..], &["/opt/bin/discoverctl"]].concat(), "and no package of HAProxy's");
+    let quadlet = embedded(&folder, &entry(files, "path", paths[0])["contents"]);
+    assert!(quadlet.contains("\nImage=registry.example.com/lb/haproxy-discover-balancer:1.4\n"), "{quadlet}");
+    assert_eq!(entry(files, "path", "/etc/haproxy-discover/etcd.env")["user"]["id"], 980);
+    entry(&config["storage"]["directories"], "path", "/etc/haproxy/certs");
+
+    // Butane only renames keys and puts the file in.
+    let butane = Page::read("docs/deploy.md").below("CoreOS")[2].clone();
+    write(folder.join("host.bu"), butane.replace("AAAA…", "AAAA"));
+    write(folder.join("butane.py"), BUTANE);
+    write(folder.join("host.ign"), assert_done(&sh(&folder, "python3 butane.py <host.bu")));
+    assert_done(&validate(&folder.join("host.ign")));
+}
+
+/// What Butane does with the page's file: camel case, and contents in the file itself.
+const BUTANE: &str = r#"
+import base64, json, re, sys, yaml
+def data(text):
+    return "data:;base64," + base64.b64encode(text).decode()
+def change(value):
+    if isinstance(value, list):
+        return [change(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "local" in value:
+        return {"source": data(open(value["local"], "rb").read())}
+    if "inline" in value:
+        return {"source": data(value["inline"].encode())}
+    return {re.sub("_(.)", lambda found: found[1].upper(), key): change(each) for key, each in value.items()}
+config = yaml.safe_load(sys.stdin)
+assert (config.pop("variant"), config.pop("version")) == ("fcos", "1.0.0")
+config = change(config)
+config["ignition"]["version"] = "3.0.0"
+json.dump(config, sys.stdout)
+"#;
+
 #[test]
 #[ignore = "needs ignition-validate: make lab-test"]
 fn an_app_host_has_what_the_page_says() {
     let _turn = light();
     let folder = Scratch::new();
-    assert_done(&sh(&folder, &Page::read("docs/deploy.md").below("CoreOS")[0]));
-    let file = folder.join("shop.ign");
-    assert_done(&validate(&file));
-    let config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let config = made(&folder, 1, "shop.ign");
 
     let files = &config["storage"]["files"];
     let announcer = &entry(files, "path", "/opt/bin/announcer")["contents"];
@@ -68,14 +119,23 @@ fn an_app_host_has_what_the_page_says() {
 fn every_role_is_valid_and_the_same_each_time() {
     let _turn = light();
     let folder = Scratch::new();
-    for (role, unit) in
-        [("store", "etcd@node1.service"), ("balancer", "confgen.service"), ("app", "announcer@node1.service")]
-    {
+    for (role, unit, quadlet) in [
+        ("store", Some("etcd-defrag.timer"), Some("etcd")),
+        ("balancer", None, Some("balancer")),
+        ("containers", Some("podman.socket"), Some("announcer-containers")),
+        ("app", Some("announcer@node1.service"), None),
+    ] {
         let make = format!("make ignition ROLE={role} NAME=node1");
         let linked = assert_done(&sh(&folder, &format!("{make} URL=https://files.example.com/1/")));
         assert_eq!(linked, assert_done(&sh(&folder, &format!("{make} URL=https://files.example.com/1/"))), "{role}");
         let config: Value = serde_json::from_str(&linked).unwrap();
-        assert_eq!(entry(&config["systemd"]["units"], "name", unit)["enabled"], true);
+        if let Some(unit) = unit {
+            assert_eq!(entry(&config["systemd"]["units"], "name", unit)["enabled"], true);
+        }
+        for kind in ["container", "volume"].into_iter().filter(|_| quadlet.is_some()) {
+            let path = format!("/etc/containers/systemd/{}.{kind}", quadlet.unwrap());
+            entry(&config["storage"]["files"], "path", &path);
+        }
         for file in config["storage"]["files"].as_array().unwrap() {
             let path = file["path"].as_str().unwrap();
             assert!(path.starts_with("/etc/") || path.starts_with("/opt/"), "{path}");
@@ -90,10 +150,11 @@ fn every_role_is_valid_and_the_same_each_time() {
     assert_done(&sh(&folder, "make ignition ROLE=store NAME=node1 >host.ign"));
     assert_done(&validate(&folder.join("host.ign")));
     for (wrong, why) in [
-        ("ROLE=router", "ROLE is one of store, balancer, app"),
+        ("ROLE=router", "ROLE is one of store, balancer, containers, app"),
         ("ROLE=app", "NAME is"),
         ("ROLE=app NAME=a/../b", "NAME is"),
         ("ROLE=balancer ETC=/nowhere", "ETC=/nowhere is no folder"),
+        ("ROLE=balancer 'IMAGES=a b'", "IMAGES names the images in a registry"),
     ] {
         let output = sh(&folder, &format!("make ignition {wrong}"));
         let said = String::from_utf8_lossy(&output.stderr);

@@ -10,13 +10,13 @@ use std::process::Command;
 use lab::{SOURCE, Scratch, bin, light, write};
 
 /// Of other packages: for systemd it is enough that they are there.
-const OTHERS: &[&str] = &["chown", "etcd", "etcdctl", "python3", "sleep", "supervisord", "systemd-tmpfiles"];
+const OTHERS: &[&str] = &["chown", "etcd", "etcdctl", "podman", "python3", "sleep", "supervisord", "systemd-tmpfiles"];
 
 /// An empty root that everything was installed to.
-struct Root(Scratch);
+pub(crate) struct Root(Scratch);
 
 impl Root {
-    fn installed() -> Self {
+    pub(crate) fn installed() -> Self {
         let root = Self(Scratch::new());
         root.make("install");
         root
@@ -33,7 +33,7 @@ impl Root {
         said
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
@@ -62,7 +62,7 @@ impl Root {
     }
 
     /// systemd's own units, and the programs that aren't ours.
-    fn furnish(&self) {
+    pub(crate) fn furnish(&self) {
         for program in OTHERS {
             write(self.path("usr/bin").join(program), "#!/bin/true\n");
             fs::set_permissions(self.path("usr/bin").join(program), Permissions::from_mode(0o755)).unwrap();
@@ -78,7 +78,7 @@ impl Root {
         }
     }
 
-    fn analyze(&self, verb: &str, args: &[&str], units: &[String]) -> (bool, String) {
+    pub(crate) fn analyze(&self, verb: &str, args: &[&str], units: &[String]) -> (bool, String) {
         let mut analyze = Command::new("systemd-analyze");
         run(analyze.arg(verb).args(args).arg(format!("--root={}", self.path("").display())).args(units))
     }
@@ -89,7 +89,7 @@ fn source(path: &str) -> String {
 }
 
 /// Whether it succeeded, and all it said.
-fn run(command: &mut Command) -> (bool, String) {
+pub(crate) fn run(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     (output.status.success(), said)

@@ -26,8 +26,11 @@ static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     let script = r#"cat >/dev/null
         grep -lzs "^$1\." /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done
         [ -n "$LAB_KEEP" ] || rm -rf -- "$2"*
+        for engine in docker podman; do
+            command -v $engine >/dev/null || continue
+            $engine ps --all --quiet --filter "name=^$3" | xargs -r $engine rm --force --volumes
+        done
         command -v docker >/dev/null || exit
-        docker ps --all --quiet --filter "name=^$3" | xargs -r docker rm --force
         docker network ls --quiet --filter "name=^$3" | xargs -r docker network rm"#;
     let guard = Command::new("sh")
         .args(["-c", script, "lab-guard"])

@@ -181,7 +181,8 @@ impl Drop for Container {
         if std::thread::panicking() {
             println!("--- {}\n{}", self.0, self.log());
         }
-        let _ = Command::new("docker").args(["rm", "--force", &self.0]).output();
+        // With the volumes that have no name.
+        let _ = Command::new("docker").args(["rm", "--force", "--volumes", &self.0]).output();
     }
 }
 

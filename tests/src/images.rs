@@ -13,7 +13,7 @@ pub const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub(crate) const BASE: &str = "debian:12-slim";
 
 /// In the order in which they can be removed.
-const NAMES: [&str; 4] = ["etcd", "app", "announcer", "balancer"];
+pub(crate) const NAMES: [&str; 4] = ["etcd", "app", "announcer", "balancer"];
 
 /// The images, of the binaries that the tests run, under a tag of their own. Dropping it removes them.
 pub struct Images {
@@ -80,6 +80,11 @@ impl Drop for Made {
 /// Makes the base, where Docker doesn't have it, from Debian's packages: nothing is asked of an image registry.
 pub(crate) fn base() -> Option<Made> {
     import("bookworm", BASE)
+}
+
+/// The same of the next release.
+pub(crate) fn trixie() -> Option<Made> {
+    import("trixie", "debian:13-slim")
 }
 
 /// Makes the image of a suite, unless Docker has it.

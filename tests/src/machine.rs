@@ -1,16 +1,17 @@
 //! Hosts with systemd as PID 1: a container each, of a Debian with what the units need.
 
-use std::fs::{Permissions, read, set_permissions};
+use std::fs::{Permissions, read, read_dir, set_permissions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::bins::bin;
 use crate::container::{Container, Network, checked, docker};
-use crate::images::{BASE, Made, SOURCE, base};
+use crate::images::{BASE, Images, Made, SOURCE, base, trixie};
 use crate::{Scratch, Step, is_shown, until};
 
 /// systemd's own start, on two busy cores.
@@ -48,19 +49,57 @@ const FLAGS: [&str; 24] = [
     "/src",
 ];
 
-/// The image. Its tag changes with what it is made from; made where Docker doesn't have it.
-static IMAGE: LazyLock<String> = LazyLock::new(|| {
-    let folder = format!("{SOURCE}/tests/machine");
+/// What systemd and Podman need of their container. `boot` of tests/quadlet-host mounts cgroup v2.
+const QUADLET_FLAGS: [&str; 24] = [
+    "--cgroupns",
+    "private",
+    "--tmpfs",
+    "/run:exec",
+    "--tmpfs",
+    "/run/lock",
+    "--tmpfs",
+    "/tmp:exec",
+    "--security-opt",
+    "seccomp=unconfined",
+    "--security-opt",
+    "apparmor=unconfined",
+    // Rootless Podman mounts /proc only if nothing of it is hidden here.
+    "--security-opt",
+    "systempaths=unconfined",
+    "--cap-add",
+    "ALL",
+    "--cap-drop",
+    "SYS_RESOURCE",
+    "--device",
+    "/dev/fuse",
+    "--device",
+    "/dev/net/tun",
+    // No overlay on an overlay.
+    "--volume",
+    "/var/lib/containers",
+];
+
+static IMAGE: LazyLock<String> = LazyLock::new(|| image("machine", base));
+
+static QUADLET_IMAGE: LazyLock<String> = LazyLock::new(|| image("quadlet-host", trixie));
+
+/// The image of a folder in `tests`. Its tag changes with what it is made from; made where Docker doesn't have it.
+fn image(kind: &str, base: fn() -> Option<Made>) -> String {
+    let folder = format!("{SOURCE}/tests/{kind}");
+    let mut files: Vec<_> = read_dir(&folder).expect("a folder").map(|file| file.expect("a file").path()).collect();
+    files.sort();
     let mut hash = DefaultHasher::new();
-    read(format!("{folder}/Dockerfile")).expect("the Dockerfile").hash(&mut hash);
-    let image = format!("haproxy-discover-machine:{:x}", hash.finish());
+    for file in files {
+        read(file).expect("a file").hash(&mut hash);
+    }
+    let image = format!("haproxy-discover-{kind}:{:x}", hash.finish());
     let known = Command::new("docker").args(["image", "inspect", &image]).output().expect("docker");
     if !known.status.success() {
         let _base = base();
         docker(&["build", "--quiet", "--network", "host", "--tag", &image, &folder]);
     }
     image
-});
+}
 
 /// What `make install` takes, and the sample app: the binaries that the tests run, without what only a debugger reads.
 static BUILT: LazyLock<Scratch> = LazyLock::new(|| {
@@ -119,6 +158,39 @@ impl Machine {
         let (base, network) = (base(), network.name());
         let flags = ["--init", "--network", network, "--hostname", name, BASE];
         Self::of(name, network, &flags, &["sleep", "infinity"], base)
+    }
+
+    /// A CoreOS-style host at its first boot: Ignition sets it up from this file, and quadlets run its programs. Returns once
+    /// systemd answers, which is before the units have started.
+    ///
+    /// # Panics
+    /// As [`Machine::start`].
+    pub fn first_boot(network: &Network, name: &str, ignition: &Path) -> Self {
+        let network = network.name().to_owned();
+        let ignition = format!("{}:/host.ign:ro", ignition.display());
+        let own = ["--network", &network, "--hostname", name, "--volume", &ignition, &QUADLET_IMAGE];
+        let machine = Self::of(name, &network, &[&QUADLET_FLAGS[..], &own].concat(), &[], None);
+        until(UP, &format!("systemd on {name}"), || {
+            let jobs = machine.run("systemctl list-jobs");
+            if jobs.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&jobs.stderr).into_owned()) }
+        });
+        machine
+    }
+
+    /// Gives Podman an image, under the name that the quadlets have.
+    ///
+    /// # Panics
+    /// When Docker or Podman fails.
+    #[track_caller]
+    pub fn load_image(&self, images: &Images, image: &str) {
+        let name = format!("localhost/haproxy-discover-{image}:latest");
+        let load = format!(
+            "docker save {} | docker exec --interactive {} podman load --quiet",
+            images.name(image),
+            self.container.name(),
+        );
+        checked(&Command::new("bash").args(["-o", "pipefail", "-c", &load]).output().expect("bash"), &load);
+        self.sh(&format!("podman tag localhost/{} {name}", images.name(image)));
     }
 
     /// Its host name.

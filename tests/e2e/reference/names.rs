@@ -9,9 +9,11 @@ use lab::SOURCE;
 use super::read;
 
 /// Options of other programs that pages name by themselves, without the program.
-const FOREIGN: [&str; 15] = [
+const FOREIGN: [&str; 17] = [
     "--auto-compaction-retention",
+    "--cap-add",
     "--cap-drop",
+    "--deploy-hook",
     "--enable-v2",
     "--header",
     "--health-cmd",

@@ -1,6 +1,6 @@
 //! The how-to pages, word by word, each on a host of its own that docs/deploy.md has set up.
 
-use lab::{Machine, Network, Page, Step, light};
+use lab::{Machine, Network, PATIENCE, Page, Step, light, until};
 
 /// A host with a store and a balancer.
 fn balancer(network: &Network) -> Machine {
@@ -13,7 +13,9 @@ fn balancer(network: &Network) -> Machine {
 /// The page's steps for a store of one member, which the page describes beside the one of three.
 fn alone(steps: Vec<Step>) -> Vec<Step> {
     const THREE: &str = "STORE=http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379\n";
-    let steps = steps.into_iter().filter(|step| !step.command.contains("ETCD_INITIAL_CLUSTER="));
+    // Lines for `systemctl edit` are no commands.
+    let is_command = |step: &Step| !step.command.starts_with("[Service]");
+    let steps = steps.into_iter().filter(is_command).filter(|step| !step.command.contains("ETCD_INITIAL_CLUSTER="));
     let steps = steps.map(|Step { command, shown }| Step {
         command: command.replace(THREE, "STORE=http://127.0.0.1:2379\n"),
         shown,
@@ -48,6 +50,78 @@ fn balancers_have_names() {
     let _turn = light();
     let network = Network::new();
     follow(&balancer(&network), "docs/dns.md");
+}
+
+/// What newcomers have already: an address of the host, keepalived, a certificate of certbot's, and a way to their balancers.
+const NEWCOMER: &str = r#"
+    echo "COREOS_PRIVATE_IPV4=$(hostname -I | cut -d ' ' -f 1)" >>/etc/environment
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends keepalived >/dev/null
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=shop.example.com -addext subjectAltName=DNS:shop.example.com \
+        -keyout privkey.pem -out fullchain.pem 2>/dev/null
+    printf '#!/bin/sh\nshift\nexec sh -c "$*"\n' >/usr/local/bin/ssh
+    chmod 755 /usr/local/bin/ssh
+"#;
+
+/// A service of after the snapshot.
+const LATE: &str = "
+    discoverctl register late late-1 $(hostname -I | cut -d ' ' -f 1):8002
+    discoverctl set late domain late.localhost
+    until curl -fs http://late.localhost/ >/dev/null; do sleep 1; done
+";
+
+#[test]
+#[ignore = "needs Docker: make lab-test"]
+fn newcomers_questions_are_answered() {
+    let _turn = light();
+    let network = Network::new();
+    let machine = balancer(&network);
+    machine.sh(&format!("cd /root{NEWCOMER}"));
+    let page = Page::read("docs/deploy.md");
+    let status = |url: &str| machine.sh(&format!("curl -sk --max-time 5 -o /dev/null -w '%{{http_code}}' {url}"));
+
+    machine.follow(&page.steps(&["Green beside blue"]));
+    let active = "etcdctl get --print-value-only /haproxy-discover/http-services/shop/active";
+    assert_eq!(machine.sh(active), "green");
+    assert_eq!(status("http://shop.localhost/"), "200");
+
+    machine.follow(&page.steps(&["Two balancers"]));
+    until(PATIENCE, "the address that moves to answer", || match status("http://10.0.0.100/").as_str() {
+        "404" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+
+    machine.sh("discoverctl set shop domain shop.localhost,shop.example.com");
+    machine.follow(&page.steps(&["Renew and copy certificates"]));
+    let certificate = "openssl x509 -noout -serial";
+    let own = machine.sh(&format!("{certificate} -in /root/fullchain.pem"));
+    until(PATIENCE, "the copied certificate to be served", || {
+        let ask = "openssl s_client -connect 127.0.0.1:443 -servername shop.example.com </dev/null 2>/dev/null";
+        let served = machine.sh(&format!("{ask} | {certificate}"));
+        if served == own { Ok(()) } else { Err(served) }
+    });
+
+    let [save, restore, accept] = &page.steps(&["Back up and restore the store"])[..] else { panic!("three blocks") };
+    machine.follow(std::slice::from_ref(save));
+    machine.sh(LATE);
+    machine.follow(std::slice::from_ref(restore));
+    until(PATIENCE, "etcd to answer", || {
+        if machine.run("etcdctl endpoint health").status.success() { Ok(()) } else { Err(String::new()) }
+    });
+    assert_eq!(machine.sh("etcdctl get --prefix --keys-only /haproxy-discover/http-services/late/"), "");
+    for url in ["http://shop.localhost/", "http://late.localhost/"] {
+        assert_eq!(status(url), "200", "{url} is served: the snapshot has it, or it is retained");
+    }
+    until(PATIENCE, "the balancer to say what it retains", || {
+        let record = machine.sh("etcdctl get --prefix --print-value-only /haproxy-discover/balancers/");
+        if record.contains("late-1") { Ok(()) } else { Err(record) }
+    });
+    machine.follow(std::slice::from_ref(accept));
+    until(PATIENCE, "what the snapshot lacks to end", || match status("http://late.localhost/").as_str() {
+        "404" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert_eq!(status("http://shop.localhost/"), "200");
 }
 
 /// What confd's hosts have: an etcd with the second version's keys, in the old layout.
