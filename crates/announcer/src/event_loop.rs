@@ -25,6 +25,7 @@ use crate::config::upstream::Upstream;
 use crate::config::{Config, RunParameters};
 use crate::event_loop::known_upstream::KnownUpstream;
 use crate::event_loop::surroundings::Surroundings;
+use crate::health::Health;
 use crate::health_loop::{HealthLoop, find_address_once};
 use crate::lease::Lease;
 use crate::registrar::Registrar;

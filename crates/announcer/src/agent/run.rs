@@ -23,10 +23,10 @@ use crate::agent::members::{ContainerKey, Known, Member};
 use crate::agent::plan::Scope;
 use crate::agent::state_dir::StateDir;
 use crate::lease::Lease;
-use crate::message::Message;
 use crate::processes::reaper::Reaper;
 use crate::record::{Record, Want};
 use crate::registrar::Registrar;
+use crate::state::message::Message;
 
 /// Period of systemd's watchdog and of the status line.
 const BEAT: Duration = Duration::from_secs(5);

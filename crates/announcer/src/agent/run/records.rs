@@ -17,8 +17,8 @@ use crate::config::address::AddressSource;
 use crate::config::upstream::Upstream;
 use crate::health::Health;
 use crate::health_loop::HealthLoop;
-use crate::message::Message;
 use crate::record::Record;
+use crate::state::message::Message;
 use crate::status::metrics::UpstreamCheckCounters;
 
 /// Time beyond a container's stop time after which it counts as one that ignored the signal.
