@@ -1,4 +1,4 @@
-//! When a copy takes the slot that `choice` gives it. Pure: no clock.
+//! When a copy takes the slot that `choice` gives it, and when it finds itself one too many. Pure: no clock.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,25 @@ pub(crate) struct Tempo {
     shown_since: Option<Instant>,
     /// This copy's opening, and the time since when it is open.
     opening: Option<(Opening, Instant)>,
+    /// Time since when a copy that runs finds no slot. `None` while it doesn't.
+    surplus_since: Option<Instant>,
 }
 
 impl Tempo {
     /// Notes if our stand-by shows in a view that follows the store.
     pub(crate) fn note_standby(&mut self, is_shown: bool, now: Instant) {
         self.shown_since = is_shown.then(|| self.shown_since.unwrap_or(now));
+    }
+
+    /// Notes if a copy that runs finds no slot.
+    pub(crate) fn note_surplus(&mut self, is_surplus: bool, now: Instant) {
+        self.surplus_since = is_surplus.then(|| self.surplus_since.unwrap_or(now));
+    }
+
+    /// Time at which a copy without a slot stops. A view may still show slots whose leases have ended, this copy's own among
+    /// them, and a stop can't be taken back. `None` while the copy has found a slot.
+    pub(crate) fn surplus_time(&self) -> Option<Instant> {
+        Some(self.surplus_since? + SETTLE)
     }
 
     /// Time at which the opening is taken. `settles` is false for a copy that runs, which doesn't wait.
@@ -77,6 +90,18 @@ mod tests {
         assert_eq!(tempo.due_time(sooner, true, later + DELAY / 2), Some(later + DELAY / 7), "a better one has gone");
         let other = Some((opening(2, None), DELAY));
         assert_eq!(tempo.due_time(other, true, later + DELAY), Some(later + 2 * DELAY), "another slot");
+    }
+
+    #[test]
+    fn a_copy_is_one_too_many_only_if_it_stays_so() {
+        let (mut tempo, start) = (Tempo::default(), Instant::now());
+        assert_eq!(tempo.surplus_time(), None);
+        tempo.note_surplus(true, start);
+        tempo.note_surplus(true, start + SETTLE / 2);
+        assert_eq!(tempo.surplus_time(), Some(start + SETTLE));
+        tempo.note_surplus(false, start + SETTLE / 2);
+        tempo.note_surplus(true, start + SETTLE);
+        assert_eq!(tempo.surplus_time(), Some(start + 2 * SETTLE), "a slot was free meanwhile");
     }
 
     #[test]
