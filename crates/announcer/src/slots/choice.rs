@@ -331,6 +331,16 @@ mod tests {
     }
 
     #[test]
+    fn our_own_slot_of_an_ended_lease_is_not_free_yet() {
+        let stale = view(&[HELD, YOUNGER]);
+        let us = since(us("a", 9), "2026-01-01T00:00:01Z");
+        let (opening, _) = find_opening(State::Seeking, &stale, &us).unwrap();
+        assert_eq!(opening.number.get(), 2, "the younger copy's");
+        let alone = Us { replicas: NonZeroU16::MIN, ..us };
+        assert_eq!(find_event(State::Seeking, &stale, &alone), Some(Event::Surplus), "`tempo` waits for it to go");
+    }
+
+    #[test]
     fn a_slot_that_cannot_be_read_is_taken() {
         let keys = [("slots/1", "garbage", 1), ("slots/2", "", 2), ON_H3];
         assert_eq!(turn(&keys, "d", 4), None);

@@ -80,6 +80,8 @@ pub(crate) struct Keeper {
     state_end: Option<Instant>,
     exit_status: u8,
     is_ready_said: bool,
+    /// Time since when another lease has this copy's id. `None` while none has.
+    conflict_since: Option<Instant>,
     is_conflict_logged: bool,
     /// Line that systemd has. `None` if the run has written another one since.
     status_line: Option<String>,
@@ -104,6 +106,7 @@ impl Keeper {
             state_end: None,
             exit_status: 0,
             is_ready_said: false,
+            conflict_since: None,
             is_conflict_logged: false,
             status_line: None,
         }
@@ -239,16 +242,21 @@ impl Keeper {
         self.show_status(now);
         let write_time = self.write_after.filter(|after| *after > now);
         let ready_time = self.tempo.settle_time().filter(|time| !self.is_ready_said && *time > now);
-        [opening_due, kill_time, self.state_end, write_time, ready_time].into_iter().flatten().min()
+        let times = [self.tempo.surplus_time(), self.conflict_time(), opening_due, kill_time, self.state_end];
+        times.into_iter().chain([write_time, ready_time]).flatten().min()
     }
 
     /// Event that follows from the store or the clock.
-    fn find_event(&self, now: Instant) -> Option<Event> {
-        let Parts { view, us, options, .. } = &self.parts;
+    fn find_event(&mut self, now: Instant) -> Option<Event> {
         if self.is_fence_passed(now) {
             return Some(Event::FencePassed);
         }
-        match choice::find_event(self.state, view, us) {
+        let Parts { view, us, options, .. } = &self.parts;
+        let found = choice::find_event(self.state, view, us);
+        self.tempo.note_surplus(found == Some(Event::Surplus), now);
+        let is_early = self.tempo.surplus_time().is_some_and(|time| now < time);
+        match found {
+            Some(Event::Surplus) if is_early => return None,
             Some(Event::SlotLost) if options.has_fence && self.state.runs_app() => return Some(Event::FencePassed),
             Some(event) => return Some(event),
             None => {}

@@ -1,26 +1,51 @@
-//! When a copy takes the slot that `choice` gives it. Pure: no clock.
+//! When a copy takes the slot that `choice` gives it, and when it finds itself one too many. Pure: no clock.
 
 use std::time::{Duration, Instant};
 
 use crate::slots::choice::Opening;
 
 /// Time after which a copy that stands by takes slots, from when its stand-by shows in the store. At the start of a whole
-/// fleet, and after an outage of etcd, all candidates show by then, and running copies have their slots again.
+/// fleet, all candidates show by then.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// The same for a stand-by that shows again, as after an outage of etcd. Running copies have their slots again by then: their
+/// attempts at etcd are at most 1.5 s apart. A longer time would delay the copy of a host that dies with the etcd that this copy
+/// was connected to: it finds that out after 5 s or more.
+const RETURN_SETTLE: Duration = Duration::from_millis(2500);
 
 /// Times of the openings that a copy saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tempo {
     /// Time since when the stand-by shows without a break. `None` while it doesn't.
     shown_since: Option<Instant>,
+    /// True once a stand-by has shown.
+    was_shown: bool,
+    settle: Duration,
     /// This copy's opening, and the time since when it is open.
     opening: Option<(Opening, Instant)>,
+    /// Time since when a copy that runs finds no slot. `None` while it doesn't.
+    surplus_since: Option<Instant>,
 }
 
 impl Tempo {
     /// Notes if our stand-by shows in a view that follows the store.
     pub(crate) fn note_standby(&mut self, is_shown: bool, now: Instant) {
+        if is_shown && self.shown_since.is_none() {
+            self.settle = if self.was_shown { RETURN_SETTLE } else { SETTLE };
+            self.was_shown = true;
+        }
         self.shown_since = is_shown.then(|| self.shown_since.unwrap_or(now));
+    }
+
+    /// Notes if a copy that runs finds no slot.
+    pub(crate) fn note_surplus(&mut self, is_surplus: bool, now: Instant) {
+        self.surplus_since = is_surplus.then(|| self.surplus_since.unwrap_or(now));
+    }
+
+    /// Time at which a copy without a slot stops. A view may still show slots whose leases have ended, this copy's own among
+    /// them, and a stop can't be taken back. `None` while the copy has found a slot.
+    pub(crate) fn surplus_time(&self) -> Option<Instant> {
+        Some(self.surplus_since? + SETTLE)
     }
 
     /// Time at which the opening is taken. `settles` is false for a copy that runs, which doesn't wait.
@@ -39,13 +64,13 @@ impl Tempo {
             self.opening.filter(|(known, _)| (known.number, known.is_claim) == (opening.number, opening.is_claim));
         let since = known.map_or(now, |(_, since)| since);
         self.opening = Some((opening, since));
-        let earliest = if settles { self.shown_since.unwrap_or(now) + SETTLE } else { now };
+        let earliest = if settles { self.shown_since.unwrap_or(now) + self.settle } else { now };
         Some(earliest.max(since + delay))
     }
 
     /// Time from which the copy takes slots. `None` while its stand-by doesn't show.
     pub(crate) fn settle_time(&self) -> Option<Instant> {
-        Some(self.shown_since? + SETTLE)
+        Some(self.shown_since? + self.settle)
     }
 
     /// True if the stand-by has shown for long enough.
@@ -80,6 +105,18 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_one_too_many_only_if_it_stays_so() {
+        let (mut tempo, start) = (Tempo::default(), Instant::now());
+        assert_eq!(tempo.surplus_time(), None);
+        tempo.note_surplus(true, start);
+        tempo.note_surplus(true, start + SETTLE / 2);
+        assert_eq!(tempo.surplus_time(), Some(start + SETTLE));
+        tempo.note_surplus(false, start + SETTLE / 2);
+        tempo.note_surplus(true, start + SETTLE);
+        assert_eq!(tempo.surplus_time(), Some(start + 2 * SETTLE), "a slot was free meanwhile");
+    }
+
+    #[test]
     fn a_copy_that_has_just_come_lets_others_show_first() {
         let (mut tempo, start) = (Tempo::default(), Instant::now());
         let found = Some((opening(1, None), Duration::ZERO));
@@ -88,8 +125,9 @@ mod tests {
         assert_eq!(tempo.due_time(found, true, start), Some(start + SETTLE));
         tempo.note_standby(false, start + SETTLE);
         tempo.note_standby(true, start + 2 * SETTLE);
-        assert_eq!(tempo.due_time(found, true, start + 2 * SETTLE), Some(start + 3 * SETTLE), "etcd was away");
+        let again = start + 2 * SETTLE + RETURN_SETTLE;
+        assert_eq!(tempo.due_time(found, true, start + 2 * SETTLE), Some(again), "etcd was away");
         assert_eq!(tempo.due_time(found, false, start + 2 * SETTLE), Some(start + 2 * SETTLE), "a running copy");
-        assert!(tempo.is_settled(start + 3 * SETTLE));
+        assert!(tempo.is_settled(again) && !tempo.is_settled(again - SETTLE));
     }
 }

@@ -1,6 +1,6 @@
 //! What a copy tells: systemd's status line, READY, and the admin port. It decides nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use daemon::systemd;
 use humantime::format_rfc3339_seconds;
@@ -12,10 +12,13 @@ use crate::slots::view::View;
 use crate::slots::write;
 use crate::status::SlotStatus;
 
+/// Time in which the keys of an ended lease disappear from the view.
+const CONFLICT_LIMIT: Duration = Duration::from_secs(1);
+
 impl Keeper {
     /// Publishes the status. While the app runs, the status line is the run's.
     pub(super) fn show_status(&mut self, now: Instant) {
-        self.log_conflict();
+        self.log_conflict(now);
         let status = self.describe();
         // A copy that will take a slot at once says READY only once its app is announced.
         let stands_by = match self.state {
@@ -40,13 +43,23 @@ impl Keeper {
         });
     }
 
-    fn log_conflict(&mut self) {
+    /// Logs once that another lease has this copy's id, unless that is an ended lease whose keys the view still shows.
+    fn log_conflict(&mut self, now: Instant) {
         let Parts { view, us, .. } = &self.parts;
         let is_taken = view.is_current() && write::is_id_taken(view, us);
-        if is_taken && !self.is_conflict_logged {
-            tracing::warn!(id = %us.id, "this id is in use under another lease, waiting for its end; no two announcers can have one --id");
+        self.conflict_since = is_taken.then(|| self.conflict_since.unwrap_or(now));
+        if !is_taken {
+            self.is_conflict_logged = false;
+        } else if self.conflict_time().is_some_and(|time| now >= time) {
+            self.is_conflict_logged = true;
+            let id = &us.id;
+            tracing::warn!(%id, "this id is in use under another lease, waiting for its end; give each announcer its own --id");
         }
-        self.is_conflict_logged = is_taken;
+    }
+
+    /// Time at which a conflict is logged. `None` without one, or once it is.
+    pub(super) fn conflict_time(&self) -> Option<Instant> {
+        self.conflict_since.filter(|_| !self.is_conflict_logged).map(|since| since + CONFLICT_LIMIT)
     }
 
     fn describe(&self) -> SlotStatus {
