@@ -98,7 +98,7 @@ fn the_record_follows_the_checks_and_is_written_only_when_that_changes() {
     assert!(announcer.running());
     announcer.signal(Signal::SIGTERM);
     announcer.wait(SOON);
-    let ready = site.address().to_string();
+    let ready = site.record();
     let history = [ready.clone(), site.value("down"), ready, site.value("drain"), String::new()];
     assert_eq!(site.history(KEY), history);
 }
@@ -129,7 +129,7 @@ fn a_check_that_fails_in_a_drain_changes_nothing() {
     site.until_value(&site.value("drain"));
     web.answer(500);
     announcer.wait(SOON);
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{net::TcpListener, process::Command, time::Duration};
 
 use lab::{Process, Signal, until};
 
-use crate::site::{KEY, SOON, Site, leases};
+use crate::site::{HOST, KEY, SOON, Site, leases, record};
 
 const OTHER: &str = "tcp-services/db/upstreams/b";
 
@@ -20,6 +20,7 @@ fn file(site: &Site, other: &TcpListener) -> String {
         service = "shop"
         domain = ["a.com", "b.com"]
         id = "a"
+        host-name = "{HOST}"
         upstream = "{}"
 
         [[announce]]
@@ -28,6 +29,7 @@ fn file(site: &Site, other: &TcpListener) -> String {
         ports = 3306
         set = {{ balance = "leastconn", maxconn = 100 }}
         id = "b"
+        host-name = "{HOST}"
         upstream = "{}"
         check = ["tcp", "exec:test -e {}"]
         check-interval = "50ms"
@@ -59,7 +61,7 @@ fn several_upstreams_share_a_lease_and_a_transaction() {
     let address = other.local_addr().unwrap().to_string();
     let is = |value: &str| until(SOON, value, || site.etcd.get(OTHER).is_some_and(|stands| stands == value));
     site.until_registered();
-    is(&address);
+    is(&record(&address, ""));
     for (key, value) in [
         ("http-services/shop/domain", "a.com b.com"),
         ("tcp-services/db/ports", "*:3306"),
@@ -73,21 +75,21 @@ fn several_upstreams_share_a_lease_and_a_transaction() {
     // One upstream is down, and the other still works.
     let written = site.written_at(KEY);
     std::fs::remove_file(site.folder.join("db-works")).unwrap();
-    is(&format!(r#"{{"address":"{address}","state":"down"}}"#));
+    is(&record(&address, r#","state":"down""#));
     assert_eq!(site.written_at(KEY), written);
 
     // After a loss they come back together, each as it is.
     site.etcd.revoke(site.etcd.lease_of(KEY).unwrap());
     site.until_registered();
-    is(&format!(r#"{{"address":"{address}","state":"down"}}"#));
+    is(&record(&address, r#","state":"down""#));
     assert_eq!(site.written_at(KEY), site.written_at(OTHER), "one transaction");
     lab::write(site.folder.join("db-works"), "");
-    is(&address);
+    is(&record(&address, ""));
 
     // Both upstreams drain together.
     let lease = site.balancer("lb", &site.applied(0, ""));
     process.signal(Signal::SIGTERM);
-    is(&format!(r#"{{"address":"{address}","state":"drain"}}"#));
+    is(&record(&address, r#","state":"drain""#));
     assert_eq!(site.written_at(KEY), site.written_at(OTHER), "one transaction");
     site.etcd.put("balancers/lb", site.applied(site.written_at(KEY), r#","draining":{"tcp-db/b":1}"#));
     std::thread::sleep(Duration::from_millis(300));
@@ -112,7 +114,7 @@ fn roles_that_allow_one_of_them_do_not_keep_it_from_being_announced() {
     let log = process.log();
     assert!(log.contains(&format!("/haproxy-discover/{OTHER}")), "{log}");
     site.etcdctl("--user root:secret auth disable");
-    assert_eq!(site.etcd.get(KEY), Some(site.address().to_string()));
+    assert_eq!(site.etcd.get(KEY), Some(site.record()));
 }
 
 #[test]

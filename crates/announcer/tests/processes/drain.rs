@@ -54,7 +54,7 @@ fn the_app_is_stopped_when_the_last_balancer_has_acknowledged() {
     until(SOON, "the stop", || is_stopping(&announcer));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(announcer.wait(SOON).code(), Some(143));
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
     assert!(announcer.log().contains("every balancer has acknowledged"), "{}", announcer.log());
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use lab::{Process, Signal, free_port, until};
 
-use crate::site::{KEY, SOON, Site, leases};
+use crate::site::{KEY, SOON, Site, leases, record};
 
 #[test]
 fn an_app_that_ends_by_itself_is_withdrawn_at_once_and_its_status_kept() {
@@ -19,7 +19,7 @@ fn an_app_that_ends_by_itself_is_withdrawn_at_once_and_its_status_kept() {
     assert_eq!(announcer.wait(SOON).code(), Some(7));
     assert!(start.elapsed() < Duration::from_secs(10), "no drain, no wait: {:?}", start.elapsed());
     assert_eq!((site.etcd.get(KEY), leases(&site.etcd)), (None, 0));
-    let ready = site.address().to_string();
+    let ready = site.record();
     assert_eq!(site.history(KEY), [ready, site.value("down"), String::new()]);
     assert_eq!(site.etcd.get("http-services/shop/domain").as_deref(), Some("a.com"));
 }
@@ -44,7 +44,7 @@ fn the_record_is_written_when_the_port_answers() {
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(site.etcd.get(KEY), None);
     let _listener = TcpListener::bind(&address).unwrap();
-    site.until_value(&address);
+    site.until_value(&record(&address, ""));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn balancers_hear_of_the_drain_before_the_app_is_stopped() {
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(status.code(), Some(3), "the app's own status");
     assert_eq!(site.until_file("seen"), site.value("drain"), "what stood in the store as the app was stopped");
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
     assert_eq!(leases(&site.etcd), 1, "the balancer's");
 }
 
@@ -78,7 +78,7 @@ fn no_drain_no_wait_but_still_in_order() {
     announcer.signal(Signal::SIGINT);
     assert_eq!(announcer.wait(SOON).code(), Some(5));
     assert!(start.elapsed() < Duration::from_secs(10));
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_second_signal_does_not_wait() {
 fn beside_an_app_it_announces_at_once_and_leaves_in_order() {
     let site = Site::new();
     let mut announcer = site.beside("announcer", &["--drain", "0s", "--weight", "7", "--color", "blue"]);
-    let value = |state: &str| format!(r#"{{"address":"{}","weight":7,"color":"blue"{state}}}"#, site.address());
+    let value = |state: &str| record(site.address(), &format!(r#","weight":7,"color":"blue"{state}"#));
     site.until_value(&value(""));
     announcer.signal(Signal::SIGTERM);
     assert_eq!(announcer.wait(SOON).code(), Some(0));

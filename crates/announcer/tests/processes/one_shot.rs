@@ -1,14 +1,13 @@
 //! `register`, `deregister`, and what their exit codes say.
 
-use crate::site::{KEY, Site};
+use crate::site::{KEY, Site, record};
 
 #[test]
 fn a_permanent_record_comes_and_goes() {
     let site = Site::new();
     let (code, log) = site.run(&mut site.command(&["register", "--domain", "a.com,b.com"]));
     assert_eq!(code, 0, "{log}");
-    let value = format!(r#"{{"address":"{}","permanent":true}}"#, site.address());
-    assert_eq!(site.etcd.get(KEY), Some(value));
+    assert_eq!(site.etcd.get(KEY), Some(record(site.address(), r#","permanent":true"#)));
     assert_eq!(site.etcd.lease_of(KEY), Some(0));
     assert_eq!(site.etcd.get("http-services/shop/domain").as_deref(), Some("a.com b.com"));
 
@@ -25,7 +24,7 @@ fn a_record_with_a_ttl_hangs_on_a_lease() {
     let site = Site::new();
     let (code, log) = site.run(&mut site.command(&["register", "--ttl", "1m"]));
     assert_eq!(code, 0, "{log}");
-    assert_eq!(site.etcd.get(KEY), Some(site.address().to_string()));
+    assert_eq!(site.etcd.get(KEY), Some(site.record()));
     assert_ne!(site.etcd.lease_of(KEY), Some(0));
 }
 
@@ -42,7 +41,7 @@ fn an_id_with_another_address_is_left_alone() {
     assert_eq!(site.etcd.get(KEY).as_deref(), Some("10.0.0.9:80"));
 
     let (code, log) = site.run(&mut site.command(&["register", "--ttl", "1m", "--takeover"]));
-    assert_eq!((code, site.etcd.get(KEY)), (0, Some(site.address().to_string())), "{log}");
+    assert_eq!((code, site.etcd.get(KEY)), (0, Some(site.record())), "{log}");
 }
 
 #[test]

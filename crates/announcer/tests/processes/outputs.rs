@@ -7,7 +7,7 @@ use lab::{Outlet, Process, Signal, until};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use crate::site::{KEY, SOON, Site, leases};
+use crate::site::{KEY, SOON, Site, leases, record};
 
 #[test]
 fn beside_an_app_it_registers_and_leaves_in_order_whatever_becomes_of_its_outputs() {
@@ -94,10 +94,8 @@ fn a_reader_that_goes_after_the_first_lines_ends_nothing() {
 fn one_shots_do_what_they_are_asked_whatever_becomes_of_their_outputs() {
     let site = Site::new();
     for outlet in Outlet::ALL {
-        for (verb, stands) in [
-            ("register", Some(format!(r#"{{"address":"{}","permanent":true}}"#, site.address()))),
-            ("deregister", None),
-        ] {
+        for (verb, stands) in [("register", Some(record(site.address(), r#","permanent":true"#))), ("deregister", None)]
+        {
             let command = site.command(&[verb]);
             let mut announcer = Process::start_on(outlet, verb, &command);
             assert_eq!(announcer.wait(SOON).code(), Some(0), "{outlet:?} {verb}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::{Process, Signal, until};
 
 use crate::admin::{OF_A, Shown};
-use crate::site::{KEY, SOON, Site};
+use crate::site::{KEY, SOON, Site, record};
 
 const DOMAIN: &str = "http-services/shop/domain";
 
@@ -118,7 +118,7 @@ fn two_announcers_that_take_over_dont_take_turns() {
     let second = site.command_at("10.0.0.9:80", &["--service", "shop", "--id", "a", "--takeover"]);
     let second = Shown::run(&site, second);
     until_one_owner(&site, &first, &second);
-    assert_eq!(site.etcd.get(KEY).as_deref(), Some("10.0.0.9:80"));
+    assert_eq!(site.etcd.get(KEY), Some(record("10.0.0.9:80", "")));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn what_is_deleted_while_it_drains_stays_away() {
     assert_eq!(site.etcd.get(KEY), None, "{}", announcer.log());
     site.etcd.put("balancers/lb", site.applied(i64::from(u32::MAX), ""));
     assert_eq!(announcer.wait(SOON).code(), Some(143));
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
 }
 
 #[test]

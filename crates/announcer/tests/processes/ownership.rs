@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lab::{Process, Signal, until};
 
-use crate::site::{KEY, SOON, Site};
+use crate::site::{KEY, SOON, Site, record};
 
 const OTHER: &str = "10.0.0.9:80";
 
@@ -30,12 +30,12 @@ fn takeover_does_not_wait_and_the_other_leaves_it_alone() {
     let site = Site::new();
     let mut command = site.command_at(OTHER, &["--service", "shop", "--id", "a", "--drain", "0s"]);
     let mut first = Process::start(&site.folder, "first", &mut command);
-    site.until_value(OTHER);
+    site.until_value(&record(OTHER, ""));
     let _second = site.beside("second", &["--takeover"]);
     site.until_registered();
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait(SOON).code(), Some(0));
-    assert_eq!(site.history(KEY), [OTHER.to_owned(), site.address().to_string()], "neither drained nor deleted");
+    assert_eq!(site.history(KEY), [record(OTHER, ""), site.record()], "neither drained nor deleted");
     assert!(first.log().contains("no longer ours"), "{}", first.log());
 }
 

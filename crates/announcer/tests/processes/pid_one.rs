@@ -78,7 +78,7 @@ fn a_stop_of_the_container_is_a_drain() {
     site.until_registered();
     lab::write(site.folder.join("go"), "");
     assert_eq!(unshare.wait(SOON).code(), Some(6));
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One etcd, one address that answers, and announcers for it.
 
 use std::{
+    fmt::Display,
     net::{SocketAddr, TcpListener},
     process::Command,
     time::Duration,
@@ -10,6 +11,9 @@ use lab::{Etcd, Process, Scratch, until};
 
 /// The key that every announcer here writes, unless it is told otherwise.
 pub(crate) const KEY: &str = "http-services/shop/upstreams/a";
+
+/// What the announcers here call their host.
+pub(crate) const HOST: &str = "lab-1";
 
 /// Long enough for anything that takes no time on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -48,6 +52,7 @@ impl Site {
     pub(crate) fn command_at(&self, upstream: &str, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_announcer"));
         command.args(flags).args(["--endpoints", &self.etcd.endpoints(), "--upstream", upstream]);
+        command.args(["--host-name", HOST]);
         command.env("KEY", format!("{}{KEY}", lab_prefix())).env("ETCDCTL_API", "3").current_dir(&*self.folder);
         command
     }
@@ -83,7 +88,7 @@ impl Site {
     /// Waits for the record of the site's own address.
     #[track_caller]
     pub(crate) fn until_registered(&self) {
-        self.until_value(&self.address().to_string());
+        self.until_value(&self.record());
     }
 
     /// Waits for a file that the app writes, with a line break at its end, and returns it without that.
@@ -168,10 +173,20 @@ impl Site {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// The record's value while the app works.
+    pub(crate) fn record(&self) -> String {
+        record(self.address(), "")
+    }
+
     /// The record's value in a state.
     pub(crate) fn value(&self, state: &str) -> String {
-        format!(r#"{{"address":"{}","state":"{state}"}}"#, self.address())
+        record(self.address(), &format!(r#","state":"{state}""#))
     }
+}
+
+/// The value of an announcer's record here, with `,"field":…` between the address and the host.
+pub(crate) fn record(address: impl Display, fields: &str) -> String {
+    format!(r#"{{"address":"{address}"{fields},"host":"{HOST}"}}"#)
 }
 
 fn lab_prefix() -> &'static str {

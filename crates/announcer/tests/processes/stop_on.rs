@@ -21,7 +21,7 @@ fn start(site: &Site, flags: &[&str]) -> Process {
 #[track_caller]
 fn is_drained_and_ends_with(site: &Site, announcer: &mut Process, status: i32) {
     assert_eq!(announcer.wait(SOON).code(), Some(status), "{}", announcer.log());
-    assert_eq!(site.history(KEY), [site.address().to_string(), site.value("drain"), String::new()]);
+    assert_eq!(site.history(KEY), [site.record(), site.value("drain"), String::new()]);
 }
 
 #[test]
