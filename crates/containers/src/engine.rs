@@ -173,12 +173,12 @@ impl Engine {
         &self.address
     }
 
-    /// All containers, running or not.
+    /// The containers that run or are paused, or all that the engine knows.
     ///
     /// # Errors
     /// If the engine can't be asked.
-    pub async fn list(&self) -> Result<Vec<Listed>, EngineError> {
-        let options = ListContainersOptionsBuilder::default().all(true).build();
+    pub async fn list(&self, with_stopped: bool) -> Result<Vec<Listed>, EngineError> {
+        let options = ListContainersOptionsBuilder::default().all(with_stopped).build();
         let all = self.limit(LIST_LIMIT, self.docker.list_containers(Some(options))).await?;
         let listed = all.into_iter().filter_map(|summary| {
             let state = summary.state.map(|state| state.to_string()).unwrap_or_default();

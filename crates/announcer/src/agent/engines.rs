@@ -85,7 +85,8 @@ async fn list_forever(engine: usize, client: &Engine, news: &mpsc::Sender<News>)
     let mut delays = engine_delays();
     loop {
         let began = Instant::now();
-        let pause = match client.list().await {
+        // Without the stopped ones: a host may have thousands, and their start is an event.
+        let pause = match client.list(false).await {
             Ok(listed) => {
                 let _ = news.send(News::Listed { engine, client: client.clone(), listed, began }).await;
                 delays = engine_delays();

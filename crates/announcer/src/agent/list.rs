@@ -99,7 +99,7 @@ pub(crate) async fn print_list(
 async fn list_engine(address: &EngineAddress) -> Result<Vec<Container>, EngineError> {
     let engine = Engine::connect(address)?;
     let mut all = Vec::new();
-    for listed in engine.list().await? {
+    for listed in engine.list(true).await? {
         all.extend(engine.inspect(&listed.id).await?);
     }
     Ok(all)

@@ -35,7 +35,6 @@ impl Agent {
         if has_restarted || matches!(container.state, RunState::Stopped(_)) {
             self.step_all(key, LifeEvent::Died);
         }
-        // A container that doesn't run has a plan too: its faults are worth a line before its first start.
         let plan = plan_container(container, &self.scope);
         self.log_faults(key, container, &plan);
         if matches!(container.state, RunState::Stopped(_)) {
@@ -94,6 +93,11 @@ impl Agent {
         // A renamed container serves on. Its new record must not wait for checks that passed already.
         let continued = old.iter().find(same).and_then(|serial| self.members.get(serial)).map(|member| member.life);
         let life = continued.unwrap_or_else(|| self.adopt(&record));
+        let is_taken = |it: &Member| it.is_current() && it.owner.as_ref() != Some(key) && it.key() == record.key();
+        if self.members.values().any(is_taken) {
+            let hint = "give one of them another name";
+            tracing::warn!(key = record.key(), hint, "two containers have this id, the first keeps the record");
+        }
         let serial = self.insert_member(Some(key.clone()), Some(upstream.clone()), record, life);
         let health = match life {
             Life::Serving => Health::Up(0),
