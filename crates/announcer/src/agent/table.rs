@@ -198,7 +198,21 @@ mod tests {
         let text = render_list(&list, true);
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
-        expect_test::expect![[r#""#]].assert_eq(&text);
+        expect_test::expect![[r#"
+            CONTAINER           STATE    RECORD  SERVICE             ADDRESS
+            unix:///run/docker.sock
+            shop                running  ready   http-shop.example…  10.0.0.5:32768
+            db                  running  -       tcp-db              10.0.0.5:3306
+              tcp-db: tcp 10.0.0.5:3306: Connection refused (os error 111)
+              refused: label `haproxy-discover.api.port` is `80x`: expected the container's
+              port, from 1 to 65535
+            xxxxxxxxxxxxxxxxx…  running  drain   xxxxxxxxxxxxxxxxx…
+              [fd00:1234:5678:9abc:def0:1234:5678:9abc]:65535
+            odd\u{1b}[31m       running  -       -                   -
+              refused: the container publishes no port
+            tcp://127.0.0.1:1: the engine at tcp://127.0.0.1:1 can't be reached: refused
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]

@@ -254,6 +254,31 @@ fn a_wrong_label_stops_no_other_service() {
 
 #[test]
 #[ignore = "needs Docker: make test runs it where there is one"]
+fn labels_of_traefik_and_registrator_are_read_if_asked_for() {
+    let scene = Scene::new();
+    let [router, named] = [(); 2].map(|()| container_name());
+    let start = |name: &str, labels: &[String]| {
+        let labels = labels.iter().flat_map(|label| ["--label", label.as_str()]);
+        let flags: Vec<&str> = ["--publish", "8000"].into_iter().chain(labels).collect();
+        scene.image.run_named(name, &flags, &["/webapp", "--listen", "0.0.0.0:8000", "--name", name])
+    };
+    let rule = format!("traefik.http.routers.{router}.rule=Host(`t.test`) && PathPrefix(`/x`)");
+    let _router = start(&router, &[rule, "traefik.enable=true".to_owned()]);
+    let _named = start(&named, &[format!("SERVICE_8000_NAME={named}"), "SERVICE_CHECK_HTTP=/".to_owned()]);
+    let key = |name: &str| format!("http-services/{name}/upstreams/h1-{name}");
+    let agent = scene.agent();
+    assert!(scene.site.etcd.get(&key(&router)).is_none() && scene.site.etcd.get(&key(&named)).is_none());
+    drop(agent);
+    let _agent = scene.agent_with(&["--labels", "traefik,registrator"]);
+    for name in [&router, &named] {
+        until(SOON, name, || scene.site.etcd.get(&key(name)).is_some().then_some(()));
+    }
+    let setting = |name: &str| scene.site.etcd.get(&format!("http-services/{router}/{name}"));
+    assert_eq!((setting("domain").as_deref(), setting("path").as_deref()), (Some("t.test"), Some("/x")));
+}
+
+#[test]
+#[ignore = "needs Docker: make test runs it where there is one"]
 fn the_agents_own_end_withdraws_nothing() {
     let scene = Scene::new();
     let names = [(); 3].map(|()| container_name());
