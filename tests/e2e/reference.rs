@@ -201,6 +201,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         &[
             ("Settings", "reference/keys.rs"),
             ("Upstreams", "reference/keys.rs"),
+            ("Copies", "reference/keys.rs"),
             ("Balancers", "reference/keys.rs"),
             ("The store itself", "reference/keys.rs"),
             ("Older layouts", "reference/keys.rs"),
