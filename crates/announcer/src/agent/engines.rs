@@ -30,6 +30,8 @@ pub(crate) enum News {
     Inspected { key: ContainerKey, generation: u64, fingerprint: String, found: Result<Option<Box<Container>>, String> },
     /// A member's stop time is over. The number tells it from earlier signals.
     Survived { serial: usize, signals: u64 },
+    /// A container that failed works again, and so the store was asked for its record. True if `containers stop` drains it.
+    Recovered { serial: usize, is_drained: bool },
     /// A record's container has had another name long enough.
     Retired { serial: usize },
 }

@@ -179,9 +179,12 @@ impl Agent {
             News::Survived { serial, signals } => {
                 if self.signals.get(&serial) == Some(&signals) {
                     self.step(serial, LifeEvent::Survived);
-                    self.judge_health(serial);
+                    // The record says `drain` by this agent's own write, so it isn't asked for.
+                    self.report_health(serial);
                 }
             }
+            News::Recovered { serial, is_drained: true } => self.step(serial, LifeEvent::StopSignal),
+            News::Recovered { serial, is_drained: false } => self.report_health(serial),
             News::Retired { serial } => self.step(serial, LifeEvent::Died),
         }
     }

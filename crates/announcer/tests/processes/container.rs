@@ -387,6 +387,30 @@ fn stop_drains_and_waits_before_the_engine_stops_the_container() {
 
 #[test]
 #[ignore = "needs Docker: make test runs it where there is one"]
+fn a_container_that_recovers_while_it_is_drained_gets_no_request() {
+    let scene = Scene::new();
+    let agent = scene.agent();
+    let name = container_name();
+    let app = scene.app(&name, SHOP);
+    scene.until_state(&app, "ready");
+    scene.site.balancer("lb", &scene.site.applied(1, ""));
+    docker(&["pause", &name]);
+    scene.until_state(&app, "down");
+    let mut stop = Process::start(&scene.site.folder, "stop", &mut scene.command(&["stop", "--drain", "60s", &name]));
+    scene.until_state(&app, "drain");
+    docker(&["unpause", &name]);
+    until_logged(&agent, "the container was told to stop, draining");
+    let drain = scene.value(&app, "drain");
+    assert_eq!(scene.site.history(&scene.key(&name)).last(), Some(&drain));
+    scene.site.balancer("lb", &scene.site.applied(scene.site.etcd.revision() + 100, ""));
+    assert_eq!(stop.wait(SOON).code(), Some(0), "{}", stop.log());
+    scene.until_value(&name, None);
+    let history = scene.site.history(&scene.key(&name));
+    assert_eq!(history.iter().filter(|value| !value.is_empty() && !value.contains("state")).count(), 1, "{history:?}");
+}
+
+#[test]
+#[ignore = "needs Docker: make test runs it where there is one"]
 fn withdraw_ends_for_good() {
     let scene = Scene::new();
     let mut agent = scene.agent();

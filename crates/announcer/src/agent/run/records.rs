@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containers::{Container, HealthStatus, RunState};
+use discovery::UpstreamState;
+use registry::LeaseId;
 use tokio::time::sleep;
 
 use crate::agent::engines::News;
@@ -234,13 +236,38 @@ impl Agent {
         }
     }
 
-    /// Reports both checks' result to the record's life.
+    /// Reports both checks' result. Before a record says `ready` again, it is asked for.
     pub(super) fn judge_health(&mut self, serial: usize) {
+        match self.members.get(&serial) {
+            Some(member) if member.life == Life::Failing && self.is_healthy(member) => self.confirm_recovery(serial),
+            _ => self.report_health(serial),
+        }
+    }
+
+    /// Reports both checks' result to the record's life.
+    pub(super) fn report_health(&mut self, serial: usize) {
         let Some(member) = self.members.get(&serial) else { return };
-        let known = member.owner.as_ref().and_then(|key| self.containers.get(key));
+        let event = if self.is_healthy(member) { LifeEvent::Healthy } else { LifeEvent::Unhealthy };
+        self.step(serial, event);
+    }
+
+    fn is_healthy(&self, member: &Member) -> bool {
         // An orphan has no container, and is never healthy.
-        let is_healthy = member.passes_check && known.is_some_and(Known::passes_healthcheck);
-        self.step(serial, if is_healthy { LifeEvent::Healthy } else { LifeEvent::Unhealthy });
+        let known = member.owner.as_ref().and_then(|key| self.containers.get(key));
+        member.passes_check && known.is_some_and(Known::passes_healthcheck)
+    }
+
+    /// Asks the store if `containers stop` drains the record. `ready` would send requests to a container that is about to
+    /// be stopped. If etcd doesn't answer, it could not be written either.
+    fn confirm_recovery(&mut self, serial: usize) {
+        let Some(key) = self.members.get(&serial).map(Member::key) else { return };
+        let (client, lease, news) = (self.lease.client.clone(), *self.lease.id.borrow(), self.news.clone());
+        self.tasks.spawn(async move {
+            let entry = client.get(&key).await.ok().flatten();
+            let entry = entry.filter(|entry| Some(entry.lease) == lease.map(LeaseId::get));
+            let state = entry.and_then(|entry| Record::from_entry(&entry)).map(|(_, state)| state);
+            let _ = news.send(News::Recovered { serial, is_drained: state == Some(UpstreamState::Drain) }).await;
+        });
     }
 
     /// Orders what changed.
