@@ -4,7 +4,7 @@ use std::fs::{copy, read_to_string};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::{Images, Machine, Network, PATIENCE, SOURCE, Scratch, bin, light, medium, until, write};
+use lab::{Images, Machine, Network, PATIENCE, Page, SOURCE, Scratch, bin, light, medium, until, write};
 use serde_json::json;
 
 use crate::units::{Root, run};
@@ -119,20 +119,17 @@ fn a_host_that_ignition_set_up_serves_from_containers() {
     std::fs::create_dir_all(folder.join("etc/haproxy-discover")).unwrap();
     write(folder.join("etc/haproxy-discover/etcd.env"), "ETCDCTL_ENDPOINTS=http://127.0.0.1:2379\n");
     let host = Machine::first_boot(&network, "node1", &ignition(&folder, &["store", "balancer"]));
-    for image in ["etcd", "balancer", "app"] {
+    for image in ["etcd", "balancer", "announcer", "app"] {
         host.load_image(&images, image);
     }
     is_up(&host);
     assert_eq!(host.sh("podman exec etcd etcdctl member list | cut -d , -f 3").trim(), "node1");
     host.sh("systemctl start etcd-defrag");
 
-    host.sh("cp /src/units/quadlet/shop.* /etc/containers/systemd && systemctl daemon-reload && systemctl start shop");
-    let register = format!(
-        "podman exec balancer discoverctl register shop shop-1 {}:8000
-         podman exec balancer discoverctl set shop domain {HOST}",
-        host.address()
-    );
-    host.sh(&register);
+    // As the announcers of a host do without a way to another one.
+    host.put("/etc/environment", &format!("COREOS_PRIVATE_IPV4={}\n", host.address()));
+    host.make_install();
+    host.sh(&Page::read("docs/deploy.md").below("A container as the app")[0]);
     is_served(&host, "at first");
 
     // No process but podman's own is root's, and the ports below 1024 are bound.
@@ -151,22 +148,35 @@ fn a_host_that_ignition_set_up_serves_from_containers() {
     runs_rootless(&host);
 }
 
-/// The sample app as a user's, in place of root's.
+/// The sample app and its agent as a user's, in place of root's.
 fn runs_rootless(host: &Machine) {
-    host.sh("systemctl disable --now shop 2>/dev/null || systemctl stop shop");
-    host.sh(r"rm /etc/containers/systemd/shop.* && systemctl daemon-reload
-        podman save --quiet --output /tmp/app.tar localhost/haproxy-discover-app:latest && chmod 644 /tmp/app.tar
+    host.sh("systemctl stop shop announcer-containers");
+    let log = host.journal("shop");
+    assert!(log.contains("every balancer has acknowledged the drain"), "{log}");
+    assert_eq!(status(host), "503");
+    host.sh(r"cd /etc/containers/systemd && rm shop.* announcer-containers.* && systemctl daemon-reload
         useradd --create-home app && loginctl enable-linger app
         until systemctl is-active --quiet user@$(id -u app); do sleep 0.2; done
-        install -d -o app -g app /home/app/.config /home/app/.config/containers /home/app/.config/containers/systemd
-        install -m 644 /src/units/quadlet/shop.* /home/app/.config/containers/systemd");
+        cd /home/app && install -d -o app .config .config/containers .config/containers/systemd .config/haproxy-discover
+        install -m 644 /src/units/quadlet/shop.* /src/units/quadlet/announcer-containers.* .config/containers/systemd
+        install -m 644 /etc/haproxy-discover/etcd.env .config/haproxy-discover
+        echo ANNOUNCER_HOST_NAME=node1-app >.config/haproxy-discover/containers.env");
     let user = |command: &str| {
         let bus = "XDG_RUNTIME_DIR=/run/user/$(id -u app)";
         host.sh(&format!("cd /home/app && runuser -u app -- env HOME=/home/app {bus} {command}"))
     };
-    user("podman load --quiet --input /tmp/app.tar");
+    for image in ["app", "announcer"] {
+        let file = format!("/tmp/{image}.tar");
+        host.sh(&format!(
+            "podman save --quiet --output {file} localhost/haproxy-discover-{image}:latest && chmod 644 {file}"
+        ));
+        user(&format!("podman load --quiet --input {file}"));
+    }
+    user("systemctl --user enable --now podman.socket");
     user("systemctl --user daemon-reload");
-    user("systemctl --user start shop");
+    user("systemctl --user start announcer-containers shop");
     is_served(host, "from a user's container");
-    assert_eq!(user("podman ps --format '{{.Names}}'"), "shop");
+    assert_eq!(user("podman ps --format '{{.Names}}' | sort"), "announcer-containers\nshop");
+    let records = "podman exec etcd etcdctl get --prefix --keys-only /haproxy-discover/http-services/";
+    assert!(host.sh(records).contains(&format!("{HOST}/upstreams/node1-app-shop")));
 }

@@ -280,6 +280,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
             ("Green beside it", "tutorial.rs"),
             ("Switch, and back", "tutorial.rs"),
             ("What is wrong?", "tutorial.rs"),
+            ("A container as it is", "tutorial.rs"),
             ("The end", "tutorial.rs"),
         ],
     ),

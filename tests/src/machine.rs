@@ -49,16 +49,8 @@ const FLAGS: [&str; 24] = [
     "/src",
 ];
 
-/// What systemd and Podman need of their container. `boot` of tests/quadlet-host mounts cgroup v2.
-const QUADLET_FLAGS: [&str; 24] = [
-    "--cgroupns",
-    "private",
-    "--tmpfs",
-    "/run:exec",
-    "--tmpfs",
-    "/run/lock",
-    "--tmpfs",
-    "/tmp:exec",
+/// What Podman needs of its container.
+const NESTED: [&str; 14] = [
     "--security-opt",
     "seccomp=unconfined",
     "--security-opt",
@@ -72,11 +64,23 @@ const QUADLET_FLAGS: [&str; 24] = [
     "SYS_RESOURCE",
     "--device",
     "/dev/fuse",
-    "--device",
-    "/dev/net/tun",
     // No overlay on an overlay.
     "--volume",
     "/var/lib/containers",
+];
+
+/// What systemd needs besides. `boot` of tests/quadlet-host mounts cgroup v2.
+const QUADLET_FLAGS: [&str; 10] = [
+    "--cgroupns",
+    "private",
+    "--tmpfs",
+    "/run:exec",
+    "--tmpfs",
+    "/run/lock",
+    "--tmpfs",
+    "/tmp:exec",
+    "--device",
+    "/dev/net/tun",
 ];
 
 static IMAGE: LazyLock<String> = LazyLock::new(|| image("machine", base));
@@ -156,7 +160,8 @@ impl Machine {
     /// As [`Machine::start`].
     pub fn bare(network: &Network, name: &str) -> Self {
         let (base, network) = (base(), network.name());
-        let flags = ["--init", "--network", network, "--hostname", name, BASE];
+        // It may have containers of its own.
+        let flags = [&NESTED[..], &["--init", "--network", network, "--hostname", name, BASE]].concat();
         Self::of(name, network, &flags, &["sleep", "infinity"], base)
     }
 
@@ -169,7 +174,7 @@ impl Machine {
         let network = network.name().to_owned();
         let ignition = format!("{}:/host.ign:ro", ignition.display());
         let own = ["--network", &network, "--hostname", name, "--volume", &ignition, &QUADLET_IMAGE];
-        let machine = Self::of(name, &network, &[&QUADLET_FLAGS[..], &own].concat(), &[], None);
+        let machine = Self::of(name, &network, &[&NESTED[..], &QUADLET_FLAGS, &own].concat(), &[], None);
         until(UP, &format!("systemd on {name}"), || {
             let jobs = machine.run("systemctl list-jobs");
             if jobs.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&jobs.stderr).into_owned()) }
