@@ -23,7 +23,7 @@ pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// `timeout client` of TCP services in haproxy.cfg. It bounds the TLS handshake of a service that terminates TLS. So the old process
 /// may get a first session this long after a restart. A shorter `hard-stop-after` ends the process earlier, which then holds up no
 /// drain. It doesn't shorten the wait for a process that can't be asked. That process has the value of the file that it was started
-/// with, which nobody can read any more.
+/// with, which can't be read any more.
 pub const TCP_CLIENT_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The observer asks for HAProxy's pid four times a second. handover tells the old process to finish some milliseconds after

@@ -35,7 +35,7 @@ pub struct Reading {
 impl LabelRules {
     /// Reads a container's labels. A container without any that count has no service and no fault.
     pub fn read(&self, container: &Container) -> Reading {
-        // A mixture of two programs' labels would be read as services that nobody meant.
+        // A mixture of two programs' labels would be read as services that neither program has.
         let mut reading = read_own(&self.prefix, &container.labels);
         if reading.is_empty() {
             for dialect in &self.dialects {

@@ -1,7 +1,7 @@
 //! Containers of a host: the services that their labels describe, the addresses at which balancers reach them, and a
 //! client of the engine's API (Docker Engine, Podman).
 //!
-//! `labels`, `dialect` and `address` are pure. Labels are written by whoever starts a container, so no label can panic,
+//! `labels`, `dialect` and `address` are pure. The starter of a container writes its labels, so no label can panic,
 //! and a wrong one costs only its own service. Only `engine` and `host_addresses` do I/O.
 
 mod address;

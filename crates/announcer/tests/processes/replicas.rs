@@ -101,7 +101,7 @@ fn a_polite_stop_never_lowers_the_capacity() {
     let to = lives.iter().filter(|life| is_alive(life)).map(|life| life.end).min().unwrap();
     assert_eq!(fewest_at_once(&serving, from, to), 2, "{lives:?}");
     assert_eq!(lives.len(), 3);
-    // Without a stand-by there is nobody to wait for.
+    // Without a stand-by no copy is waited for.
     let start = Instant::now();
     copies.announcer(&second[0]).signal(Signal::SIGTERM);
     copies.announcer(&second[0]).wait(SOON);

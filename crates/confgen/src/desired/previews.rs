@@ -158,7 +158,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
             ]
         );
         assert!(first.quarantined_keys().is_empty());
-        // Whoever asks for a color gets it, whatever is active, and what share it has.
+        // A client that asks for a color gets it, whatever is active, and what share it has.
         for active in ["shop/active green", "shop/active blue=90 green=10", "x/path /y"] {
             let other = settled(&SHOP.replace("shop/active blue", active));
             assert_eq!(table(&other), table(&first), "{active}");

@@ -259,14 +259,14 @@ fn a_host_is_passed_through_whole_or_not_at_all() {
     assert_eq!(routes_of(&second), parts());
     let reason = "a.com has another service, and passthrough takes a host whole";
     assert_eq!(second.quarantined_keys(), [("http-services/pt/domain".to_owned(), reason.to_owned())].into());
-    // Whoever holds it keeps it.
+    // Its holder keeps it.
     let limits = Policy::default();
     let both = [topology(&format!("{through}{part}")), topology(&format!("{part}{through}"))];
     for store in both {
         assert_eq!(routes_of(&settle(&store, &first.to_last_known_good(), &limits)), whole());
         assert_eq!(routes_of(&settle(&store, &second.to_last_known_good(), &limits)), parts());
     }
-    // Somebody else's part of a host that was shared until now.
+    // The other service's part of a host that was shared until now.
     let shared =
         settled("http-services/pt/domain a.com *.b.com\n http-services/part/domain a.com\n http-services/part/path /x");
     let now = settle(&topology(&format!("{through}{part}")), &shared.to_last_known_good(), &limits);

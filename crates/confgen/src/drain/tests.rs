@@ -395,7 +395,7 @@ fn what_is_open_in_a_preview_counts() {
     bench.follow(&drained, 6);
     assert_eq!(with_preview(&mut bench, 1, 2), "http-shop/b=3");
     assert_eq!(with_preview(&mut bench, 0, 1), "http-shop/b=1");
-    // Whoever becomes active and goes may still have some there.
+    // A server that becomes active and goes may still have some there.
     bench.follow(&PREVIEWED.replace("active blue", "active green"), 7);
     assert_eq!(with_preview(&mut bench, 0, 1), "");
     bench.follow("", 8);
