@@ -13,6 +13,12 @@ use crate::store::fill_upstreams;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// confgen counts the servers of each section once after its start, 500 servers at a time every 2 s: 40 s for 10,000.
+const START: Duration = Duration::from_secs(45);
+
+/// How long confgen's CPU time is measured without a change. What time alone costs is no part of a change's cost.
+const REST: Duration = Duration::from_secs(30);
+
 /// The probed service has one upstream, so that no turns blur it.
 pub fn measure(options: &Options, report: &mut Report) {
     options.sizes.iter().for_each(|size| measure_at(*size, options.rounds, report));
@@ -28,7 +34,11 @@ fn measure_at(size: usize, rounds: usize, report: &mut Report) {
     balancer.wait_in_sync(PATIENCE);
     let floor = Floor::start_beside(&balancer, &etcd);
     let confgen = balancer.pid("confgen").expect("confgen runs");
+    sleep(START);
     let before = cpu_seconds(confgen);
+    sleep(REST);
+    let rest = (cpu_seconds(confgen) - before) / REST.as_secs_f64();
+    let (before, start) = (cpu_seconds(confgen), Instant::now());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..=rounds {
         sleep(quiet_time(size));
@@ -39,7 +49,8 @@ fn measure_at(size: usize, rounds: usize, report: &mut Report) {
     // The last change's file is written too.
     sleep(quiet_time(size));
     // Each round is two changes: the server comes, and goes.
-    let cpu = (cpu_seconds(confgen) - before) * 1_000.0 / (2 * (rounds + 1)) as f64;
+    let changing = cpu_seconds(confgen) - before - rest * start.elapsed().as_secs_f64();
+    let cpu = changing * 1_000.0 / (2 * (rounds + 1)) as f64;
     // The first round warms everything up.
     let row = |what: &str, of: fn(&Trip) -> Duration| Row {
         bench: "follow",
@@ -51,6 +62,7 @@ fn measure_at(size: usize, rounds: usize, report: &mut Report) {
     report.add(row("announce → traffic, ms", |trip| trip.came));
     report.add(row("withdraw → last answer, ms", |trip| trip.went));
     report.add_figure("follow", "confgen's CPU for a change, ms", Some(size), cpu);
+    report.add_figure("follow", "confgen's CPU at rest, ms a second", Some(size), rest * 1_000.0);
     report.add_figure("follow", "confgen's memory, MiB", Some(size), resident(confgen) as f64 / f64::from(1 << 20));
 }
 

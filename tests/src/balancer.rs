@@ -177,6 +177,17 @@ impl Balancer {
         });
     }
 
+    /// Waits until HAProxy has this revision of the store, or a later one.
+    #[track_caller]
+    pub fn wait_applied(&self, deadline: Duration, revision: i64) {
+        until(deadline, "the revision to be applied", || {
+            let answer = self.asked("/api/v1/status").map_err(|error| error.to_string())?;
+            let status: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            let is_applied = status["applied"].as_i64().is_some_and(|applied| applied >= revision);
+            is_applied.then_some(()).ok_or_else(|| format!("{} of {revision}", status["applied"]))
+        });
+    }
+
     /// Whether confgen says that it is in sync, and that the file has the revision that HAProxy has.
     fn has_filed_what_runs(&self) -> bool {
         let Ok(answer) = self.asked("/api/v1/status") else { return false };

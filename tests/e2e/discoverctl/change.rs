@@ -108,7 +108,7 @@ fn an_error_is_never_followed_by_an_action() {
         (4, "of an announcer", "deregister shop leased"),
         (4, "announcers register 1 of the upstreams", "delete shop --yes"),
         (2, "--yes", "delete shop --force"),
-        (4, "Docker's API at unix:///nowhere", "register shop --container a:1 --docker unix:///nowhere"),
+        (4, "the engine at unix:///nowhere can't be reached", "register shop --container a:1 --docker unix:///nowhere"),
     ] {
         ctl(&etcd, &command.split(' ').collect::<Vec<_>>()).assert_error(status, words);
     }

@@ -62,14 +62,14 @@ pub(crate) struct Listener {
 /// Finds the address at which balancers reach the container.
 ///
 /// # Errors
-/// [`Error::Refused`] if there is no such container or no such address, [`Error::Failed`] if the engine can't be asked.
+/// [`Error::Refused`] if there is no such container or no such address, or if the engine can't be asked.
 pub(crate) async fn find_listener(
     engine: &EngineAddress,
     container: &ContainerArg,
     reach: &Reach,
 ) -> Result<Listener, Error> {
     let asked = async { Engine::connect(engine)?.inspect(container.name.as_str()).await };
-    let found = asked.await.map_err(|error| Error::Failed(error.to_string()))?;
+    let found = asked.await.map_err(|error| Error::Refused(error.to_string()))?;
     let name = &container.name;
     let found = found.ok_or_else(|| Error::Refused(format!("Docker knows no container {name}")))?;
     let refuse = |words: String| Error::Refused(format!("container {name}: {words}"));
