@@ -96,6 +96,8 @@ impl Reconciler {
             self.desired.clear_rejections();
         }
         self.files.local = Arc::new(outside);
+        // A publish may come before the next reconcile. It must not give the new files the id of the generation before.
+        self.update_fingerprints(&BTreeSet::new(), true)?;
         match &self.files.rejection {
             Some(rejection) => anyhow::bail!("{rejection}"),
             None => Ok(()),
