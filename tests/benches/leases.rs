@@ -38,7 +38,7 @@ pub fn measure(_: &Options, report: &mut Report) {
     etcd.put_all((0..LEASES).map(|n| (key_of(n), address_of(n))));
     etcd.put_all((0..SERVICES).flat_map(|s| {
         let below = format!("http-services/s{s}");
-        // Nobody listens there, and nobody checks it: HAProxy is not what is measured.
+        // Nothing listens there, and it isn't checked. HAProxy is not what is measured.
         [(format!("{below}/domain"), format!("s{s}.test").into_bytes()), (format!("{below}/check"), b"off".to_vec())]
     }));
     let balancer = Balancer::start(&etcd);

@@ -2,7 +2,7 @@
 
 use lab::Etcd;
 
-/// This many upstreams, ten a service. Nobody listens there, and nobody checks them: only their number counts.
+/// This many upstreams, ten a service. Nothing listens there, and they aren't checked. Only their number counts.
 pub fn fill_upstreams(etcd: &Etcd, size: usize) {
     etcd.put_all((0..size).map(|n| (format!("http-services/s{}/upstreams/u{n}", n / 10), address_of(n))));
     etcd.put_all((0..size.div_ceil(10)).flat_map(service_keys));

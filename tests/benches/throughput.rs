@@ -94,7 +94,7 @@ fn run_rounds(
     count: usize,
 ) -> Vec<(Figures, Figures)> {
     let round = |number: usize| {
-        // Whoever comes second finds a warmer machine: they take turns.
+        // The second one finds a warmer machine, so they take turns.
         if number.is_multiple_of(2) {
             let first = run_round(generated, way, size);
             (first, run_round(by_hand, way, size))

@@ -15,7 +15,7 @@ pub enum Outlet {
     Full,
     /// A pipe whose reader has gone: each write fails.
     ReaderGone,
-    /// A pipe that is full and that nobody reads: each write waits.
+    /// A full pipe without a reader. Each write waits.
     Unread,
     /// No file at all.
     Closed,

@@ -23,7 +23,7 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     mark: Mark,
-    /// The end of a pipe that nobody reads.
+    /// The end of a pipe without a reader.
     _reader: Option<OwnedFd>,
 }
 

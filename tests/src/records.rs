@@ -32,10 +32,10 @@ impl Etcd {
         found.kvs().iter().map(record).collect()
     }
 
-    /// The seconds that each of these leases will live if nobody renews it; below 0 where it has ended.
+    /// The seconds that each of these leases will live without a renewal; below 0 where it has ended.
     ///
     /// # Errors
-    /// While nobody leads.
+    /// While there is no leader.
     pub fn remaining(&self, leases: &[i64]) -> Result<Vec<i64>, Error> {
         let leases = leases.to_vec();
         self.try_ask(async move |client| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// What went wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// Nobody listened.
+    /// The port was closed.
     Refused,
     /// The connection was reset.
     Reset,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::{BalancerRecord, Change, Entry, Key, Node, Snapshot};
 
-/// The most balancers whose records are kept. Anybody who may write `balancers/` could fill an announcer's memory otherwise.
+/// The most balancers whose records are kept. A writer of `balancers/` could fill an announcer's memory otherwise.
 const MAX_BALANCERS: usize = 1_000;
 
 /// The balancers that have a record. Each record has its confgen's lease, so that a dead balancer isn't waited for.
