@@ -234,7 +234,7 @@ struct RegistrarTask {
     own_keys: OwnKeys,
     change_log: ChangeLog,
     restores: RestorePacer,
-    /// Services whose claims were checked under this lease.
+    /// Services with claims that were checked under this lease.
     checked_services: BTreeSet<ServiceId>,
     /// Keys of settings that claim what another service's keys name.
     withheld: BTreeSet<String>,

@@ -138,7 +138,7 @@ impl Status {
         Ok(format!("{}{away}{differs}{not_followed}", self.status_line))
     }
 
-    /// True for a copy whose app doesn't run.
+    /// True for a copy without a running app.
     pub(crate) fn stands_by(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| !slot.runs_app)
     }

@@ -279,7 +279,7 @@ impl DesiredState {
         self.services.iter().filter_map(|(id, it)| Some((id, it.desired.as_ref()?)))
     }
 
-    /// The services whose desired form differs from that in `before`, with the form in either. Costs what changed in between if one
+    /// The services with another desired form than in `before`, with the form in either. Costs what changed in between if one
     /// state came from the other.
     pub fn changes_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = ServiceChange<'a>> {
         let changes = self.services.changes_since(&before.services);

@@ -7,7 +7,7 @@ mod traefik;
 use crate::container::Container;
 use crate::draft::Drafts;
 
-/// A program whose labels are read too.
+/// A program with labels that are read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Traefik's Docker provider, versions 2 and 3.

@@ -1,4 +1,4 @@
-//! The judgement on the copies of a service whose number is limited: how many are wanted, run and stand by, and why one doesn't
+//! The judgement on a service's limited number of copies: how many are wanted, run and stand by, and why one doesn't
 //! run.
 //!
 //! It judges what the slots and stand-bys say, and gives no slot to any copy. Pure: no I/O, no clock.

@@ -189,7 +189,7 @@ pub(crate) struct LifeOptions {
     pub(crate) stop_timeout: Duration,
 }
 
-/// Options of a service whose number of copies is limited.
+/// Options of a service with a limited number of copies.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Replicas")]
 pub(crate) struct ReplicaArgs {

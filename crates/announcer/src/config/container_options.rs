@@ -132,7 +132,7 @@ pub(crate) enum Output {
     Json,
 }
 
-/// A program whose labels are read.
+/// A program with labels that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LabelDialect {
     Traefik,

@@ -11,7 +11,7 @@ use crate::slots::view::View;
 /// Delay of the best candidate. A copy that runs without a slot takes a free one at once, and so comes first.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// Further delay of each following candidate. A dead candidate, whose stand-by lives until its lease ends, costs this time.
+/// Further delay of each following candidate. A dead candidate costs this time, because its stand-by lives until its lease ends.
 const DELAY_STEP: Duration = Duration::from_millis(250);
 
 /// Candidates behind the best that have delays of their own. All others have the last delay, so that a slot is taken within

@@ -121,7 +121,7 @@ impl View {
         self.slots.iter().map(|(number, seen)| (*number, seen))
     }
 
-    /// Slots whose values can be read.
+    /// Slots with readable values.
     pub(crate) fn read_slots(&self) -> impl Iterator<Item = (SlotNumber, &SeenSlot, &Slot)> {
         self.slots.iter().filter_map(|(number, seen)| Some((*number, seen, seen.slot.as_ref()?)))
     }

@@ -15,7 +15,7 @@ pub(super) struct ServiceStates {
     states: SharedMap<ServiceId, ServiceState>,
     /// Services with a key that isn't applied, or that HAProxy rejects.
     troubled: SharedMap<ServiceId, ()>,
-    /// Services whose desired form is not the one in the last file that HAProxy accepted.
+    /// Services with another desired form than in the last file that HAProxy accepted.
     unaccepted: SharedMap<ServiceId, ()>,
 }
 
@@ -60,7 +60,7 @@ impl ServiceStates {
         self.troubled.keys().filter_map(|id| self.states.get_key_value(id))
     }
 
-    /// The services whose desired form is not the one in the last file that HAProxy accepted.
+    /// The services with another desired form than in the last file that HAProxy accepted.
     pub(super) fn unaccepted(&self) -> impl Iterator<Item = &ServiceId> {
         self.unaccepted.keys()
     }

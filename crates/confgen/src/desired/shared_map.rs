@@ -20,7 +20,7 @@ const SMALLEST: usize = LARGEST / 2;
 /// Sorted entries, at least one.
 type Part<K, V> = Arc<Vec<(K, V)>>;
 
-/// A sorted map whose clones share their parts.
+/// A sorted map. Its clones share their parts.
 #[derive(Debug)]
 pub(crate) struct SharedMap<K, V> {
     /// Sorted.
@@ -171,7 +171,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         entries.map(|(key, value)| (key, value))
     }
 
-    /// Each key whose value may differ from that in `before`, with both values. Every key whose value does differ is among them.
+    /// Each key with a value that may differ from that in `before`, with both values. No key with another value is left out.
     pub(crate) fn changes_since<'a>(
         &'a self,
         before: &'a Self,

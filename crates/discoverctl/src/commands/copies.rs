@@ -1,4 +1,4 @@
-//! The copies of a service whose number is limited, as tables. `discovery` judges them. Pure.
+//! The limited number of copies of a service, as tables. `discovery` judges them. Pure.
 
 use discovery::CopyReport;
 

@@ -1,4 +1,4 @@
-//! The copies of a service whose number is limited: the slot of one that runs, and the stand-by of one that waits for a slot.
+//! The limited number of copies of a service: the slot of one that runs, and the stand-by of one that waits for a slot.
 //!
 //! It says only what the values hold. Announcers decide which copy gets a slot. Pure: no I/O, no clock.
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::service::{ParsedEntry, new_parsed_entry};
 use crate::{Entry, Key, Slot, SlotNumber, Standby, UpstreamId};
 
-/// The copies of a service whose number is limited. A topology has it while one of its keys exists.
+/// The limited number of copies of a service. A topology has it while one of its keys exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copies {
     slots: BTreeMap<SlotNumber, Arc<ParsedEntry<Slot>>>,
