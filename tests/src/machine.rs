@@ -213,7 +213,7 @@ impl Machine {
         &self.container
     }
 
-    /// Pulls its network cable: what is on its way is lost, and neither end is told.
+    /// Pulls its network cable. Packets on their way are lost, and neither end notices.
     pub fn cut(&self) {
         docker(&["network", "disconnect", "--force", &self.network, self.container.name()]);
     }

@@ -170,7 +170,7 @@ pub(crate) fn start_app(
     // Before the fork: the app inherits an ignored signal, and gets the default action of a handled one.
     let forwarded = handle_forwarded_signals(stop_on)?;
     let program = app.program.to_string_lossy();
-    // Only this program's own file can be missing then. The launcher reports what is wrong with the app's.
+    // This error is about the announcer's own file. The launcher reports an error about the app's file.
     let (mut command, program) = match &limits {
         Some(limits) => {
             let command = tether::launcher_command(&app.program, &app.arguments, *limits.borrow());

@@ -149,7 +149,7 @@ case "$2" in
 esac
 "#;
 
-/// Nobody has to wait for the boot of a host that is none.
+/// The hosts of this test are none, so the test doesn't wait for their boot.
 const SLEEP: &str = "#!/bin/sh\nexec /bin/sleep 0.2\n";
 
 fn program(folder: &Path, name: &str, text: &str) {

@@ -10,7 +10,7 @@ use crate::config::address::AddressSource;
 use crate::config::upstream::{Announcement, OverwriteRules, Upstream};
 use crate::health::check::{Check, Checks, HttpOptions};
 
-/// Options that decide what is registered.
+/// Options that select containers, and set their addresses and ids.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     pub(crate) rules: LabelRules,

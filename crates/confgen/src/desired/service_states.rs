@@ -147,7 +147,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// After any history, lists and changes are those that a walk through all services finds.
+        /// A walk through all services finds the same lists and changes after any history.
         #[test]
         fn no_service_is_missed(steps in prop::collection::vec((0..SERVICES, 0..9_u8, any::<bool>()), 1..40)) {
             let lines = (0..SERVICES).map(|number| format!("http-services/s{number}/domain s{number}.test\n"));

@@ -23,7 +23,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl list --host web-1
   discoverctl list --output json | jq '.services[] | select(.upstreams == 0).name'
 
-COPIES is there if a service has a limited number of copies: how many run of those that are wanted, and how many stand by.";
+COPIES is there if a service has a limited number of copies. It has the numbers of running, wanted and standing-by copies.";
 
 #[derive(Debug, Args)]
 pub(crate) struct List {

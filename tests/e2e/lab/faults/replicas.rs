@@ -48,7 +48,7 @@ fn serving(balancers: &[Machine]) -> Option<Vec<String>> {
     all.windows(2).all(|pair| pair[0] == pair[1]).then(|| all[0].clone())
 }
 
-/// Two of three members hang. Nobody can write, and no lease ends.
+/// Two of three members hang. etcd takes no write, and no lease ends.
 pub(super) fn quorum_lost(hosts: &Hosts) -> Row {
     prepare(hosts);
     let copies = || serving(hosts.balancers()).filter(|it| it.len() == 2);
@@ -63,7 +63,7 @@ pub(super) fn quorum_lost(hosts: &Hosts) -> Row {
     let begun = Instant::now();
     until(MENDS, "the store", || hosts.etcdctl(&hosts.all()[0], "put /lab/quorum 1"));
     let back = begun.elapsed();
-    // Longer than a lease: what has ended would show.
+    // This is longer than a lease, so a copy that ended would show.
     sleep(TTL + Duration::from_secs(5));
     assert_eq!((apps(), copies()), (running, Some(before)), "the same apps on the same hosts");
     loads.row(
