@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use lab::{Balancer, Ground, Mirror, PATIENCE, Pid, Signal, free_address, light, until};
+use lab::{Balancer, Ground, Mirror, PATIENCE, Pid, Signal, free_address, light, medium, until};
 
 /// Sections of an operator's own. confgen must leave them alone.
 fn own_sections() -> String {
@@ -289,4 +289,34 @@ fn changes_of_confgens_own_count_as_no_manual_changes() {
     until(PATIENCE, "the manual change to be found", || count(&balancer, "server") > 0.0);
     let counts = ["frontend", "backend", "server", "map_entry"].map(|kind| count(&balancer, kind));
     assert_eq!(counts, [0.0, 0.0, 1.0, 0.0], "{}", balancer.log("confgen"));
+}
+
+#[test]
+fn a_manual_change_is_found_while_the_store_changes_all_the_time() {
+    let _turn = medium();
+    let apps = ["shop-1", "shop-2"];
+    let build = Ground::build().http("shop", Ground::HOST, &apps).http("blog", "blog.test", &apps);
+    let Ground { balancer, etcd, apps: _apps, .. } = build.start();
+    balancer.wait_settled(PATIENCE);
+    let mut found_meanwhile = 0;
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| {
+            for round in 0..500 {
+                etcd.put("http-services/blog/overrides/shop-2", format!(r#"{{"weight":{}}}"#, round % 100));
+            }
+        });
+        let weight = || row(&balancer, "http-shop", 4, "shop-1")["weight"].clone();
+        let before = weight();
+        while !writer.is_finished() {
+            balancer.ask("set server http-shop/shop-1 weight 1");
+            until(PATIENCE, "the weight as before", || weight() == before);
+            found_meanwhile += i32::from(!writer.is_finished());
+        }
+    });
+    assert!(found_meanwhile > 0, "the store was quiet before the first change was found");
+    until(PATIENCE, "the last change", || Mirror::agree(&balancer, &etcd));
+    let counts = ["frontend", "backend", "map_entry"].map(|kind| count(&balancer, kind));
+    assert_eq!(counts, [0.0; 3], "{}", balancer.log("confgen"));
+    let found = count(&balancer, "server");
+    assert!(found <= f64::from(found_meanwhile) + 1.0, "confgen's own changes count as manual: {found}");
 }

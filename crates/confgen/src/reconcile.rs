@@ -25,8 +25,8 @@ use crate::desired::{DesiredState, Policy};
 use crate::publish::{Publication, PublishOutcome};
 use crate::render::restart_needed::{ConfigFingerprint, Generation, RestartReason};
 use crate::render::view::View;
-pub use crate::runtime::DriftCheck;
 use crate::runtime::HaproxyControl;
+pub use crate::runtime::{DriftAnswers, DriftCheck, DriftLook};
 use crate::store::{Changed, StoreUpdate};
 pub use log::Progress;
 pub use operator_files::reload_local_files;
@@ -58,9 +58,14 @@ impl Reconciler {
         self.haproxy.observe_again();
     }
 
-    /// Looks whether HAProxy shows something that confgen did not apply. Changes nothing.
-    pub fn check_drift(&mut self) -> anyhow::Result<DriftCheck> {
-        self.haproxy.check_drift()
+    /// Begins a look for manual changes. `None` if the next reconcile observes HAProxy anyway.
+    pub fn begin_drift_look(&self) -> Option<DriftLook> {
+        self.haproxy.begin_drift_look()
+    }
+
+    /// Judges HAProxy's answers. `None` if confgen has changed or observed HAProxy since the look began.
+    pub fn judge_drift(&mut self, answers: DriftAnswers) -> Option<DriftCheck> {
+        self.haproxy.judge_drift(answers)
     }
 
     /// Resolves the desired state, and the fingerprints of the generation that it needs.

@@ -30,8 +30,8 @@ use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
 use crate::store::removal_guard::ServerHealth;
 use backends::note_additions;
-pub use drift::DriftCheck;
 use drift::KnownDrift;
+pub use drift::{DriftAnswers, DriftCheck, DriftLook};
 use observed::{Observed, served_service};
 use restart::StopMarker;
 pub use restart::{RestartResult, Restarter};
@@ -54,6 +54,9 @@ pub struct HaproxyControl {
     max_open_files: Option<u64>,
     /// The manual changes that confgen found in HAProxy.
     drift: KnownDrift,
+    /// The number of times that confgen sent changes to HAProxy, or observed it. A look for manual changes that began before the last
+    /// time proves nothing.
+    exchanges: u64,
     /// The upstreams that HAProxy served when there were too many for the first time. `None` while all have room.
     served: Option<Arc<ServedUpstreams>>,
 }
@@ -97,6 +100,7 @@ impl HaproxyControl {
             certificates,
             max_open_files: None,
             drift: KnownDrift::default(),
+            exchanges: 0,
             served: None,
         }
     }
@@ -264,6 +268,7 @@ impl HaproxyControl {
         touched: &[&ServiceId],
         disk: &StateDir,
     ) -> anyhow::Result<(usize, Vec<String>)> {
+        self.exchanges += 1;
         // A kept route is in no service's applied routes any more. Only a plan of everything removes it.
         if self.observed.as_ref().is_some_and(|observed| observed.state.keeps_until_restart()) {
             self.observe_again();
@@ -320,6 +325,7 @@ impl HaproxyControl {
         // A stale observed state may have old weights, which this would set again.
         let Some(observed) = &self.observed else { return Ok(true) };
         let turns: Vec<Change> = sections.iter().flat_map(|section| observed.state.plan_requeue(section)).collect();
+        self.exchanges += 1;
         let sent = self.socket.apply_changes(&turns);
         let is_fine = sent.as_ref().is_ok_and(Vec::is_empty);
         if !is_fine {

@@ -32,12 +32,16 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     read_at_most(open(path, longest)?, longest)
 }
 
-/// True if a regular file has just this content. It reads the file piece by piece, up to the first difference.
+/// True if a regular file has just this content. It reads a file of this length piece by piece, up to the first
+/// difference.
 ///
 /// # Errors
 /// As [`read`], except that a longer file has other content.
 pub fn has_content(path: &Path, content: &[u8]) -> io::Result<bool> {
     let mut file = open(path, u64::MAX)?;
+    if file.metadata()?.len() != content.len() as u64 {
+        return Ok(false);
+    }
     let (mut left, mut piece) = (content, [0; 16 * 1024]);
     loop {
         let length = match file.read(&mut piece) {

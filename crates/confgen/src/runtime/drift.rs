@@ -1,13 +1,14 @@
 //! Finds manual changes over the Runtime API, and undoes those that no plan of servers and maps undoes. Decides nothing about when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use discovery::ServiceId;
+use haproxy::runtime::Socket;
 
 use super::HaproxyControl;
-use super::observed::{Observed, served_service};
-use super::plan::Drift;
+use super::observed::{Answers, Observed, ask_runtime_state, served_service, tcp_sections};
+use super::plan::{Drift, MapPaths};
 use crate::desired::{DesiredService, DesiredState};
 use crate::render::restart_needed::ConfigFingerprint;
 
@@ -22,6 +23,30 @@ pub struct DriftCheck {
     pub servers: usize,
     /// The number of map entries that HAProxy listed.
     pub map_entries: usize,
+}
+
+/// A look for manual changes. Its questions may be asked beside changes of confgen's, which then wait for nothing.
+pub struct DriftLook {
+    socket: Socket,
+    maps: MapPaths,
+    /// The sections of TCP services.
+    tcp_sections: BTreeSet<String>,
+    /// See [`HaproxyControl::exchanges`].
+    exchanges: u64,
+}
+
+/// HAProxy's answers to a look.
+pub struct DriftAnswers {
+    answers: Answers,
+    exchanges: u64,
+}
+
+impl DriftLook {
+    /// Asks HAProxy what it shows. Changes nothing.
+    pub fn ask(&self) -> anyhow::Result<DriftAnswers> {
+        let answers = ask_runtime_state(&self.socket, &self.maps, &self.tcp_sections)?;
+        Ok(DriftAnswers { answers, exchanges: self.exchanges })
+    }
 }
 
 /// The manual changes that confgen found, and the state to compare the next observation with.
@@ -103,15 +128,26 @@ impl HaproxyControl {
         &self.drift.counts
     }
 
-    /// Looks whether HAProxy shows something that confgen did not apply. Changes nothing.
-    pub fn check_drift(&mut self) -> anyhow::Result<DriftCheck> {
-        // A stale state is observed with the next reconcile anyway.
-        let Some(observed) = &self.observed else { return Ok(DriftCheck::default()) };
-        let answers = self.ask_runtime_state(&observed.maps, &observed.fingerprint)?;
+    /// Begins a look for manual changes. `None` while the observed state is stale, because the next reconcile observes HAProxy anyway.
+    pub fn begin_drift_look(&self) -> Option<DriftLook> {
+        let observed = self.observed.as_ref()?;
+        Some(DriftLook {
+            socket: self.socket.clone(),
+            maps: observed.maps.clone(),
+            tcp_sections: tcp_sections(&observed.fingerprint),
+            exchanges: self.exchanges,
+        })
+    }
+
+    /// Judges HAProxy's answers. `None` if confgen has changed or observed HAProxy since the look began, because the answers may be
+    /// older than that.
+    pub fn judge_drift(&mut self, answers: DriftAnswers) -> Option<DriftCheck> {
+        let DriftAnswers { answers, exchanges } = answers;
+        let observed = self.observed.as_ref().filter(|_| self.exchanges == exchanges)?;
         let (servers, map_entries) = answers.rows;
         // The observer notices another process.
         if answers.process.as_ref() != Some(&observed.process) {
-            return Ok(DriftCheck { servers, map_entries, ..DriftCheck::default() });
+            return Some(DriftCheck { servers, map_entries, ..DriftCheck::default() });
         }
         let drift = answers.into_state().find_drift(&observed.state, observed.fingerprint.sections.keys());
         let is_found = !drift.is_empty();
@@ -121,7 +157,7 @@ impl HaproxyControl {
             self.drift.logged = Drift::default();
         }
         self.drift.found = drift;
-        Ok(DriftCheck { is_found, is_repeated, servers, map_entries })
+        Some(DriftCheck { is_found, is_repeated, servers, map_entries })
     }
 
     /// Undoes manual changes of facts that confgen itself never changes. Does so once for each observed state. `wanted` are the
@@ -134,6 +170,7 @@ impl HaproxyControl {
         let services = services.filter(|(id, service)| observed.fingerprint.has_equal_sections(id, service, wanted));
         let services: Vec<(&ServiceId, &DesiredService)> = services.collect();
         let changes = observed.state.undo_manual_changes(&services);
+        self.exchanges += 1;
         let complaints = match self.socket.apply_changes(&changes) {
             Ok(complaints) => complaints,
             Err(error) => {

@@ -26,6 +26,7 @@ impl HaproxyControl {
         let Some(observed) = &mut self.observed else { return Ok(()) };
         for name in observed.state.deletable_backends() {
             let Ok(backend) = name.parse::<Word>() else { continue };
+            self.exchanges += 1;
             match self.socket.remove_backend(&backend) {
                 Ok(Removal::Removed) => {
                     observed.take_note(disk, &note_deletion(&name));
@@ -47,6 +48,7 @@ impl HaproxyControl {
 
     pub(super) fn remove_servers(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
         for name in servers {
+            self.exchanges += 1;
             match self.socket.remove_server(name) {
                 Ok(Removal::InUse) => {}
                 Ok(removal) => {
