@@ -1,7 +1,7 @@
-//! Five thousand leases: what etcd and confgen pay for as many announcers, beside the same records without them.
+//! What etcd and confgen pay for 5,000 announcers, beside the same records without them, and for the agents of 200 hosts.
 //!
-//! One process stands for all announcers. Each has a connection of its own, with announcer's pings, and renews its lease
-//! as announcer does: a stream for each beat, up to a fifth before a third of the TTL.
+//! One process stands for all announcers, or all agents. Each has a connection of its own, with announcer's pings, and renews its
+//! lease as announcer does: a stream for each beat, up to a fifth before a third of the TTL. It follows each of its records.
 
 use std::process::{Command, id};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, ConnectOptions, Error, PutOptions};
-use lab::{Balancer, Etcd, PREFIX, Pid, cpu_seconds, resident, until};
+use etcd_client::{Client, ConnectOptions, Error, PutOptions, WatchStream};
+use lab::{Balancer, Etcd, PREFIX, cpu_seconds, resident, until};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
@@ -18,56 +18,91 @@ use crate::Options;
 use crate::report::Report;
 use crate::store::address_of;
 
-const LEASES: usize = 5_000;
-const SERVICES: usize = 500;
-/// announcer's default.
-const TTL: Duration = Duration::from_secs(10);
+/// An announcer each, and announcer's default TTL.
+const ANNOUNCERS: Writers = Writers { count: 5_000, records_each: 1, ttl: Duration::from_secs(10) };
+/// An agent a host, and the agent's default TTL.
+const AGENTS: Writers = Writers { count: 200, records_each: 50, ttl: Duration::from_secs(30) };
+/// How many upstreams each service has.
+const UPSTREAMS: usize = 10;
 /// How long each row is measured.
 const WATCHED: Duration = Duration::from_secs(30);
 /// How many connect, or register, at the same time.
 const AT_ONCE: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Programs that write records.
+#[derive(Clone, Copy)]
+struct Writers {
+    count: usize,
+    records_each: usize,
+    ttl: Duration,
+}
+
+impl Writers {
+    fn count_records(self) -> usize {
+        self.count * self.records_each
+    }
+
+    fn count_services(self) -> usize {
+        self.count_records() / UPSTREAMS
+    }
+
+    fn key_of(self, n: usize) -> String {
+        format!("http-services/s{}/upstreams/u{n}", n % self.count_services())
+    }
+
+    /// The numbers of one writer's records.
+    fn records_of(self, writer: usize) -> std::ops::Range<usize> {
+        writer * self.records_each..(writer + 1) * self.records_each
+    }
+}
+
 pub fn measure(_: &Options, report: &mut Report) {
     // A connection each on both sides. etcd inherits it.
-    let files = format!("--nofile={}:", LEASES + 1_000);
+    let files = format!("--nofile={}:", ANNOUNCERS.count + 1_000);
     let raised = Command::new("prlimit").args(["--pid", &id().to_string(), &files]).status().expect("prlimit");
-    assert!(raised.success(), "{LEASES} open files aren't allowed here: ulimit -Hn");
+    assert!(raised.success(), "{} open files aren't allowed here: ulimit -Hn", ANNOUNCERS.count);
+    measure_writers(ANNOUNCERS, report);
+    measure_writers(AGENTS, report);
+}
 
+fn measure_writers(writers: Writers, report: &mut Report) {
     let etcd = Etcd::start();
-    etcd.put_all((0..LEASES).map(|n| (key_of(n), address_of(n))));
-    etcd.put_all((0..SERVICES).flat_map(|s| {
+    etcd.put_all((0..writers.count_records()).map(|n| (writers.key_of(n), address_of(n))));
+    etcd.put_all((0..writers.count_services()).flat_map(|s| {
         let below = format!("http-services/s{s}");
         // Nothing listens there, and it isn't checked. HAProxy is not what is measured.
         [(format!("{below}/domain"), format!("s{s}.test").into_bytes()), (format!("{below}/check"), b"off".to_vec())]
     }));
     let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(PATIENCE, &format!("http-s{}", SERVICES - 1), LEASES / SERVICES);
+    balancer.wait_servers(PATIENCE, &format!("http-s{}", writers.count_services() - 1), UPSTREAMS);
     balancer.wait_in_sync(PATIENCE);
 
     let mut measure_usage = |what: &str| {
-        add_usage(report, what, etcd.pid(0), balancer.pid("confgen").expect("confgen runs"));
+        add_usage(report, what, writers, &etcd, &balancer);
     };
     measure_usage("records without a lease");
-    let crowd = Crowd::connect(&etcd.endpoints());
+    let all = Connected::connect(writers, &etcd.endpoints());
     measure_usage("+ a connection each");
     let start = Instant::now();
-    crowd.register();
+    all.register();
     let registered = start.elapsed().as_secs_f64();
     // No wave of the start is left then: each renews at a moment of its own.
-    sleep(TTL);
+    sleep(writers.ttl);
     let before = etcd.records("http-services/");
-    let count = crowd.count_beats();
+    let count = all.count_beats();
     measure_usage("+ a lease each");
-    let beats = (crowd.count_beats() - count) as f64 / WATCHED.as_secs_f64();
+    let beats = (all.count_beats() - count) as f64 / WATCHED.as_secs_f64();
     assert!(etcd.records("http-services/") == before, "a record went, or was written again");
-    report.add_figure("leases", "leases granted, records put, s", Some(LEASES), registered);
-    report.add_figure("leases", "renewals a second", Some(LEASES), beats);
-    report.add_figure("leases", "renewals that failed", Some(LEASES), crowd.failed.load(Ordering::Relaxed) as f64);
+    let size = Some(writers.count);
+    report.add_figure("leases", "leases granted, records put, s", size, registered);
+    report.add_figure("leases", "renewals a second", size, beats);
+    report.add_figure("leases", "renewals that failed", size, all.failed.load(Ordering::Relaxed) as f64);
 }
 
-/// All of them.
-struct Crowd {
+/// All writers, with a connection each.
+struct Connected {
+    writers: Writers,
     runtime: Runtime,
     may_register: watch::Sender<bool>,
     connected: Arc<AtomicU64>,
@@ -76,10 +111,11 @@ struct Crowd {
     failed: Arc<AtomicU64>,
 }
 
-impl Crowd {
+impl Connected {
     /// Waits until each has its connection.
-    fn connect(endpoint: &str) -> Self {
-        let crowd = Self {
+    fn connect(writers: Writers, endpoint: &str) -> Self {
+        let all = Self {
+            writers,
             runtime: Runtime::new().expect("a runtime"),
             may_register: watch::Sender::new(false),
             connected: Arc::default(),
@@ -88,33 +124,34 @@ impl Crowd {
             failed: Arc::default(),
         };
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        for n in 0..LEASES {
-            let (endpoint, turns, may_register) = (endpoint.to_owned(), turns.clone(), crowd.may_register.subscribe());
-            let (connected, registered) = (crowd.connected.clone(), crowd.registered.clone());
-            let (beats, failed) = (crowd.beats.clone(), crowd.failed.clone());
-            crowd.runtime.spawn(async move {
+        for n in 0..writers.count {
+            let (endpoint, turns, may_register) = (endpoint.to_owned(), turns.clone(), all.may_register.subscribe());
+            let (connected, registered) = (all.connected.clone(), all.registered.clone());
+            let (beats, failed) = (all.beats.clone(), all.failed.clone());
+            all.runtime.spawn(async move {
                 let client = {
                     let _turn = turns.acquire().await;
                     connect(&endpoint).await.expect("a connection")
                 };
                 connected.fetch_add(1, Ordering::Relaxed);
-                let lease = register(&client, n, may_register, &turns).await.expect("a lease and a record");
+                let registering = register(&client, writers, n, may_register, &turns).await;
+                let (lease, _watches) = registering.expect("a lease and its records");
                 registered.fetch_add(1, Ordering::Relaxed);
                 loop {
-                    tokio::time::sleep((TTL / 3).mul_f64(1.0 - 0.2 * fastrand::f64())).await;
+                    tokio::time::sleep((writers.ttl / 3).mul_f64(1.0 - 0.2 * fastrand::f64())).await;
                     let kept = client.lease_client().keep_alive(lease).await;
                     if kept.is_ok() { &beats } else { &failed }.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        until(PATIENCE, "all connections", || crowd.connected.load(Ordering::Relaxed) == LEASES as u64);
-        crowd
+        until(PATIENCE, "all connections", || all.connected.load(Ordering::Relaxed) == writers.count as u64);
+        all
     }
 
-    /// Waits until each has its lease and its record.
+    /// Waits until each has its lease and its records.
     fn register(&self) {
         self.may_register.send_replace(true);
-        until(PATIENCE, "all leases", || self.registered.load(Ordering::Relaxed) == LEASES as u64);
+        until(PATIENCE, "all leases", || self.registered.load(Ordering::Relaxed) == self.writers.count as u64);
     }
 
     fn count_beats(&self) -> u64 {
@@ -133,34 +170,38 @@ async fn connect(endpoint: &str) -> Result<Client, Error> {
     Ok(client)
 }
 
+/// Puts the records under a lease, and follows each of them.
 async fn register(
     client: &Client,
-    n: usize,
+    writers: Writers,
+    writer: usize,
     mut may_register: watch::Receiver<bool>,
     turns: &Semaphore,
-) -> Result<i64, Error> {
+) -> Result<(i64, Vec<WatchStream>), Error> {
     let _ = may_register.wait_for(|may| *may).await;
     let _turn = turns.acquire().await;
-    let seconds = i64::try_from(TTL.as_secs()).unwrap_or(i64::MAX);
+    let seconds = i64::try_from(writers.ttl.as_secs()).unwrap_or(i64::MAX);
     let lease = client.lease_client().grant(seconds, None).await?.id();
-    let options = PutOptions::new().with_lease(lease);
-    client.kv_client().put(format!("{PREFIX}{}", key_of(n)), address_of(n), Some(options)).await?;
-    Ok(lease)
-}
-
-fn key_of(n: usize) -> String {
-    format!("http-services/s{}/upstreams/u{n}", n % SERVICES)
+    let mut watches = Vec::new();
+    for n in writers.records_of(writer) {
+        let key = format!("{PREFIX}{}", writers.key_of(n));
+        let options = PutOptions::new().with_lease(lease);
+        client.kv_client().put(key.as_str(), address_of(n), Some(options)).await?;
+        watches.push(client.watch_client().watch(key, None).await?);
+    }
+    Ok((lease, watches))
 }
 
 /// Measures both for a while. CPU is in percent of one core.
-fn add_usage(report: &mut Report, what: &str, etcd: Pid, confgen: Pid) {
-    let before = [etcd, confgen].map(cpu_seconds);
+fn add_usage(report: &mut Report, what: &str, writers: Writers, etcd: &Etcd, balancer: &Balancer) {
+    let programs = [("etcd", etcd.pid(0)), ("confgen", balancer.pid("confgen").expect("confgen runs"))];
+    let before = programs.map(|(_, pid)| cpu_seconds(pid));
     let start = Instant::now();
     sleep(WATCHED);
-    for (name, pid, before) in [("etcd", etcd, before[0]), ("confgen", confgen, before[1])] {
+    for ((name, pid), before) in programs.into_iter().zip(before) {
         let share = 100.0 * (cpu_seconds(pid) - before) / start.elapsed().as_secs_f64();
-        report.add_figure("leases", &format!("{what}: {name} CPU, %"), Some(LEASES), share);
+        report.add_figure("leases", &format!("{what}: {name} CPU, %"), Some(writers.count), share);
         let memory = resident(pid) as f64 / f64::from(1 << 20);
-        report.add_figure("leases", &format!("{what}: {name}, MiB"), Some(LEASES), memory);
+        report.add_figure("leases", &format!("{what}: {name}, MiB"), Some(writers.count), memory);
     }
 }

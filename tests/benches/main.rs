@@ -45,7 +45,7 @@ const BENCHES: [Bench; 11] = [
     ("churn", "changes under load: answers beside quiet, failed requests", churn::measure),
     ("restart", "a restart's timeline under load", restart::measure),
     ("cold-start", "confgen's start with a full store, and its restart", cold_start::measure),
-    ("leases", "5,000 announcers: what etcd and confgen pay", leases::measure),
+    ("leases", "5,000 announcers, agents of 200 hosts: what etcd and confgen pay", leases::measure),
     ("throughput", "a request through the generated file, beside one by hand", throughput::measure),
 ];
 
