@@ -11,7 +11,7 @@ use h2::server::{SendResponse, handshake};
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
 use lab::load::{Fault, Kind, Plan, Report};
-use lab::{Certificate, free_address, runtime};
+use lab::{Certificate, free_address, light, runtime};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -68,6 +68,7 @@ fn close(stream: &TcpStream) {
 
 #[test]
 fn a_connection_closed_while_idle_is_no_loss() {
+    let _turn = light();
     let target = http1(|_, stream, target| {
         answer(stream, 200, target);
         // Unannounced: the client has to look at the socket before it sends.
@@ -80,6 +81,7 @@ fn a_connection_closed_while_idle_is_no_loss() {
 
 #[test]
 fn a_connection_that_is_kept_is_used_again() {
+    let _turn = light();
     let target = http1(|_, stream, target| answer(stream, 200, target));
     let report = few(Kind::KeepAlive, target);
     assert_eq!((faults(&report).len(), report.connections), (0, 1), "{report}");
@@ -87,6 +89,7 @@ fn a_connection_that_is_kept_is_used_again() {
 
 #[test]
 fn each_failure_is_called_by_its_name() {
+    let _turn = light();
     let closed_before = http1(|number, stream, target| match number {
         3 => close(stream),
         _ => answer(stream, 200, target),
@@ -172,6 +175,7 @@ fn reply((request, mut respond): Stream) {
 
 #[test]
 fn a_refused_stream_is_sent_again_and_counted() {
+    let _turn = light();
     let target = http2(3, |respond| {
         respond.send_reset(Reason::REFUSED_STREAM);
         None
@@ -183,6 +187,7 @@ fn a_refused_stream_is_sent_again_and_counted() {
 
 #[test]
 fn any_other_reset_is_a_failure() {
+    let _turn = light();
     let target = http2(3, |respond| {
         respond.send_reset(Reason::INTERNAL_ERROR);
         None
@@ -193,6 +198,7 @@ fn any_other_reset_is_a_failure() {
 
 #[test]
 fn a_stream_that_goaway_counts_as_processed_is_a_failure() {
+    let _turn = light();
     // Its last stream id is that of this very request.
     let target = http2(3, |_| Some(Reason::NO_ERROR));
     let report = few(Kind::Http2, target);

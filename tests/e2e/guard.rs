@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, Ground, PATIENCE, Process, Scratch, Signal, bin, light, until};
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, Process, Scratch, Signal, bin, light, long, until};
 
 /// The smallest that etcd grants is 2 s.
 const TTL: Duration = Duration::from_secs(2);
@@ -201,7 +201,7 @@ fn a_service_that_is_deleted_serves_no_host_and_its_retained_upstreams_wait_for_
 /// lost upstreams small.
 #[test]
 fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
-    let _turn = light();
+    let _turn = long();
     let (etcd, folder) = (Etcd::start(), Scratch::new());
     let mut apps: Vec<App> =
         ["shop-1", "shop-2", "shop-3", "shop-4", "mail-1", "mail-2", "bulk"].map(App::alone).into();

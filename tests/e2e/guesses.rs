@@ -7,7 +7,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use lab::http::Request;
-use lab::{Balancer, Ground, cpu_seconds, light, until};
+use lab::{Balancer, Ground, cpu_seconds, light, long, until};
 
 /// HAProxy counts wrong passwords of the last minute.
 const FORGOTTEN: Duration = Duration::from_secs(150);
@@ -51,7 +51,7 @@ fn guess(balancer: &Balancer, pause: Duration) {
 
 #[test]
 fn guesses_are_few_and_the_right_password_is_let_in() {
-    let _turn = light();
+    let _turn = long();
     let ground = Ground::build().http("shop", "shop.test", &["shop"]).start();
     let made = &ground.balancer;
     let password = read_to_string(made.folder().join("state/stats-password")).unwrap();

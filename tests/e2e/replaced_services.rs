@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lab::load::{Kind, Plan, Running};
-use lab::{App, Balancer, Etcd, free_port, heavy, until};
+use lab::{App, Balancer, Etcd, free_port, medium, until};
 
 const SERVED: Duration = Duration::from_secs(30);
 
@@ -89,7 +89,7 @@ fn wait_answers(loads: &[(String, Running)], app: &str) {
 
 #[test]
 fn a_host_a_path_or_an_expression_goes_to_a_new_service_without_a_loss() {
-    let _turn = heavy();
+    let _turn = medium();
     let (etcd, old, new) = (Etcd::start(), App::alone("old"), App::alone("new"));
     let blue = format!(r#"{{"address":"{}","color":"blue"}}"#, old.address);
     for case in &CASES {
@@ -118,7 +118,7 @@ fn a_host_a_path_or_an_expression_goes_to_a_new_service_without_a_loss() {
 
 #[test]
 fn a_host_goes_to_a_new_default_service_and_back_without_a_loss() {
-    let _turn = heavy();
+    let _turn = medium();
     let (etcd, old_app, new_app) = (Etcd::start(), App::alone("old"), App::alone("new"));
     let own = ["http-services/own/domain", "http-services/own/upstreams/1"];
     let any = "http-services/default/upstreams/1";
@@ -140,7 +140,7 @@ fn a_host_goes_to_a_new_default_service_and_back_without_a_loss() {
 
 #[test]
 fn a_port_goes_to_a_new_service_without_a_loss() {
-    let _turn = heavy();
+    let _turn = medium();
     let (etcd, old, new) = (Etcd::start(), App::alone("old"), App::alone("new"));
     let port = free_port();
     let (old_address, new_address) = (old.address.to_string(), new.address.to_string());

@@ -86,17 +86,20 @@ impl Balancer {
     /// SIGKILL to supervisord's own child for a program, once it has one; supervisord starts it again.
     pub fn kill(&self, program: &str) {
         // supervisord may be about to start it, or a kill may meet its own end.
-        until(PATIENCE, &format!("{program} to be killed"), || {
-            self.pid(program).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
+        let killed = until(PATIENCE, &format!("{program} to be killed"), || {
+            self.pid(program).filter(|pid| kill(*pid, Signal::SIGKILL).is_ok())
         });
+        // Until then the program is still called running.
+        until(PATIENCE, &format!("supervisord to find {program} killed"), || self.pid(program) != Some(killed));
     }
 
     /// Waits until supervisord calls a program running: it has lived for its `startsecs`.
     #[track_caller]
     pub fn wait_running(&self, program: &str) {
-        until(PATIENCE, &format!("{program} to be RUNNING"), || {
-            let output = self.ctl(&["status", program]);
-            if output.stdout.windows(7).any(|word| word == b"RUNNING") { Ok(()) } else { Err(said(&output)) }
+        until(PATIENCE, &format!("{program} to be RUNNING"), || match self.supervisor.state(program) {
+            Ok(state) if state == "RUNNING" => Ok(()),
+            Ok(state) => Err(state),
+            Err(error) => Err(error.to_string()),
         });
     }
 

@@ -70,7 +70,7 @@ pub use fixture::{Builder, Ground};
 pub use host::Host;
 pub use hosts::{Hosts, ask_admin, servers_up};
 pub use images::{Images, SOURCE};
-pub use load_lock::{Turn, heavy, heavy_on, light, medium};
+pub use load_lock::{Turn, heavy, heavy_on, light, long, medium};
 pub use machine::Machine;
 pub use outlet::Outlet;
 pub use podman::Podman;

@@ -4,6 +4,7 @@
 //! Tests that wait to share begin before those that want the machine alone, so that it is never idle while the last of several
 //! tests ends. A test that wants it alone sets up beside others first, where it can ([`heavy_on`]).
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,8 +29,10 @@ const PREPARED: usize = 3;
 struct Turns {
     /// The shares that tests have now.
     shares: usize,
-    /// Tests that wait for shares.
-    waiting: usize,
+    /// Tests that wait for shares, in the order in which they get them.
+    queue: BTreeSet<Place>,
+    /// The tests that have waited for shares.
+    asked: usize,
     /// Tests that are being set up, or that are set up and wait.
     prepared: usize,
     /// Those of the prepared tests that wait to have the machine alone.
@@ -40,16 +43,35 @@ struct Turns {
     is_taken: bool,
 }
 
+/// A test's place in the queue for shares: long tests come first, then those that asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    is_short: bool,
+    number: usize,
+}
+
 impl Turns {
     /// A test that has the machine alone runs beside no other.
-    fn may_share(&self, shares: usize) -> bool {
+    fn has_shares(&self, shares: usize) -> bool {
         !self.is_taken && self.shares + shares <= count_shares()
+    }
+
+    fn queue_up(&mut self, is_short: bool) -> Place {
+        let place = Place { is_short, number: self.asked };
+        self.asked += 1;
+        self.queue.insert(place);
+        place
+    }
+
+    /// No test passes another one that asks for more shares. It would pass all of them.
+    fn may_share(&self, place: Place, shares: usize) -> bool {
+        self.queue.first() == Some(&place) && self.has_shares(shares)
     }
 
     /// A set-up begins while no test waits to share the machine, and no prepared test can take it alone.
     fn may_prepare(&self) -> bool {
         let is_ones_turn = self.shares == 0 && self.ready > 0;
-        self.waiting == 0 && !is_ones_turn && self.prepared < PREPARED && self.may_share(1)
+        self.queue.is_empty() && !is_ones_turn && self.prepared < PREPARED && self.has_shares(1)
     }
 
     fn may_take(&self) -> bool {
@@ -58,12 +80,16 @@ impl Turns {
 
     /// A test that isn't set up comes last of all.
     fn may_take_unprepared(&self) -> bool {
-        self.may_take() && self.waiting + self.prepared + self.unprepared == 0
+        self.may_take() && self.queue.len() + self.prepared + self.unprepared == 0
     }
 }
 
-static TURNS: Mutex<Turns> =
-    Mutex::new(Turns { shares: 0, waiting: 0, prepared: 0, ready: 0, unprepared: 0, is_taken: false });
+impl Turns {
+    const NONE: Self =
+        Self { shares: 0, queue: BTreeSet::new(), asked: 0, prepared: 0, ready: 0, unprepared: 0, is_taken: false };
+}
+
+static TURNS: Mutex<Turns> = Mutex::new(Turns::NONE);
 static CHANGED: Condvar = Condvar::new();
 
 fn count_shares() -> usize {
@@ -88,13 +114,19 @@ pub struct Turn {
 
 /// Waits for the turn of a test that mostly waits.
 pub fn light() -> Turn {
-    wait_for_shares(1)
+    wait_for_shares(1, true)
+}
+
+/// Waits for the same turn for a test that takes more than 20 s. Such tests begin before others, so that none of them keeps the
+/// machine from those that want it alone when all others are over.
+pub fn long() -> Turn {
+    wait_for_shares(1, false)
 }
 
 /// Waits for the turn of a test that works one core at times, and whose figures are right beside others too: counts, not times.
 /// It takes a third of the shares.
 pub fn medium() -> Turn {
-    wait_for_shares(count_shares() / 3)
+    wait_for_shares(count_shares() / 3, true)
 }
 
 /// Waits for the turn of a test that has the machine to itself: loads side by side measure each other.
@@ -120,15 +152,15 @@ pub fn heavy_on<T>(set_up: impl FnOnce() -> T) -> (Turn, T) {
     (Turn::wait_alone(Turns::may_take), ground)
 }
 
-fn wait_for_shares(shares: usize) -> Turn {
+fn wait_for_shares(shares: usize, is_short: bool) -> Turn {
     let asked = Instant::now();
     let mut turns = lock_turns();
-    turns.waiting += 1;
-    let mut turns = wait_while(turns, |turns| !turns.may_share(shares));
-    turns.waiting -= 1;
+    let place = turns.queue_up(is_short);
+    let mut turns = wait_while(turns, |turns| !turns.may_share(place, shares));
+    turns.queue.remove(&place);
     turns.shares += shares;
     drop(turns);
-    // One less waits, for which a set-up may wait.
+    // Another one is the first now, or none waits, for which a set-up may wait.
     CHANGED.notify_all();
     Turn::begin_shared(shares, asked)
 }
@@ -220,33 +252,50 @@ fn wait_while(turns: MutexGuard<'static, Turns>, mut holds: impl FnMut(&Turns) -
 mod tests {
     use super::*;
 
-    const NONE: Turns = Turns { shares: 0, waiting: 0, prepared: 0, ready: 0, unprepared: 0, is_taken: false };
+    /// Turns with so many tests in the queue.
+    fn queued(count: usize) -> Turns {
+        let mut turns = Turns::NONE;
+        (0..count).for_each(|_| _ = turns.queue_up(true));
+        turns
+    }
 
     #[test]
     fn a_test_that_has_the_machine_alone_runs_beside_no_other() {
-        let taken = Turns { is_taken: true, ..NONE };
-        assert!(!taken.may_share(1) && !taken.may_prepare() && !taken.may_take() && !taken.may_take_unprepared());
-        let shared = Turns { shares: 1, ready: 1, prepared: 1, ..NONE };
-        assert!(shared.may_share(1) && !shared.may_take());
-        assert!(!shared.may_share(count_shares()), "there are no more shares");
+        let taken = Turns { is_taken: true, ..Turns::NONE };
+        assert!(!taken.has_shares(1) && !taken.may_prepare() && !taken.may_take() && !taken.may_take_unprepared());
+        let shared = Turns { shares: 1, ready: 1, prepared: 1, ..Turns::NONE };
+        assert!(shared.has_shares(1) && !shared.may_take());
+        assert!(!shared.has_shares(count_shares()), "there are no more shares");
+    }
+
+    #[test]
+    fn long_tests_share_first_and_none_passes_one_that_asks_for_more() {
+        let mut turns = Turns { shares: count_shares() - 1, ..Turns::NONE };
+        let short = turns.queue_up(true);
+        assert!(turns.may_share(short, 1) && !turns.may_share(short, 2));
+        let long = turns.queue_up(false);
+        assert!(turns.may_share(long, 1) && !turns.may_share(short, 1));
+        turns.queue.remove(&long);
+        let last = turns.queue_up(true);
+        assert!(!turns.may_share(last, 1), "the one before wants two shares");
     }
 
     #[test]
     fn a_test_that_is_set_up_goes_before_the_next_set_up() {
-        let ready = Turns { prepared: 1, ready: 1, unprepared: 1, ..NONE };
-        assert!(ready.may_take() && !ready.may_prepare() && !ready.may_take_unprepared());
-        let busy = Turns { shares: 1, ..ready };
+        let ready = || Turns { prepared: 1, ready: 1, unprepared: 1, ..Turns::NONE };
+        assert!(ready().may_take() && !ready().may_prepare() && !ready().may_take_unprepared());
+        let busy = Turns { shares: 1, ..ready() };
         assert!(!busy.may_take() && busy.may_prepare());
     }
 
     #[test]
     fn a_set_up_comes_after_those_who_share_and_a_test_without_one_last() {
-        assert!(!Turns { waiting: 1, ..NONE }.may_prepare() && NONE.may_prepare());
-        let full = Turns { prepared: PREPARED, shares: 1, ..NONE };
-        assert!(!full.may_prepare() && full.may_share(1));
-        for other in [Turns { waiting: 1, ..NONE }, Turns { prepared: 1, ..NONE }, Turns { unprepared: 1, ..NONE }] {
+        assert!(!queued(1).may_prepare() && Turns::NONE.may_prepare());
+        let full = Turns { prepared: PREPARED, shares: 1, ..Turns::NONE };
+        assert!(!full.may_prepare() && full.has_shares(1));
+        for other in [queued(1), Turns { prepared: 1, ..Turns::NONE }, Turns { unprepared: 1, ..Turns::NONE }] {
             assert!(!other.may_take_unprepared());
         }
-        assert!(NONE.may_take_unprepared());
+        assert!(Turns::NONE.may_take_unprepared());
     }
 }

@@ -12,6 +12,13 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a probe is asked again: fine enough to time milliseconds, coarse enough to leave two cores to the others.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How much longer than a probe the pause after it is, so that a costly probe (all of `/proc`, say) works a core for a fifth of the
+/// wait at most.
+const REST: u32 = 4;
+
+/// The longest pause. A probe may have waited itself.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 /// What a probe may answer: `bool`, `Option<T>` or `Result<T, E>`.
 pub trait Answer {
     /// What the probe yields once it holds.
@@ -56,10 +63,11 @@ impl<T, E: Display> Answer for Result<T, E> {
 pub fn until<A: Answer>(deadline: Duration, what: &str, mut probe: impl FnMut() -> A) -> A::Value {
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         match probe().check() {
             Ok(value) => return value,
             Err(reason) if start.elapsed() >= deadline => panic!("waited {deadline:?} for {what}: {reason}"),
-            Err(_) => sleep(PAUSE),
+            Err(_) => sleep((REST * asked.elapsed()).clamp(PAUSE, LONGEST_PAUSE)),
         }
     }
 }

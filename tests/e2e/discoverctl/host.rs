@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lab::load::{Kind, Plan, Running};
 use lab::{
-    Announce, App, Balancer, Etcd, PATIENCE, Page, Process, Scratch, Setup, Signal, bin, heavy_on, light, until, write,
+    Announce, App, Balancer, Etcd, PATIENCE, Page, Process, Scratch, Setup, Signal, bin, light, medium, until, write,
 };
 use serde_json::{Value, json};
 
@@ -106,7 +106,8 @@ fn shut_down(mut apps: Vec<App>) {
 
 #[test]
 fn a_host_is_taken_out_and_put_back_without_a_lost_request() {
-    let (_turn, mut scene) = heavy_on(|| scene(&["web-1", "web-2"]));
+    let _turn = medium();
+    let mut scene = scene(&["web-1", "web-2"]);
     let loads = scene.load();
     let drained = json(&scene.etcd, &["drain", "--host", "web-1"]);
     let upstreams = drained["upstreams"].as_array().unwrap();
@@ -160,7 +161,8 @@ fn program(folder: &Path, name: &str, text: &str) {
 #[test]
 fn three_hosts_reboot_one_by_one_and_no_request_is_lost() {
     const HOSTS: [&str; 3] = ["web-1", "web-2", "web-3"];
-    let (_turn, mut scene) = heavy_on(|| scene(&HOSTS));
+    let _turn = medium();
+    let mut scene = scene(&HOSTS);
     let folder = Scratch::new();
     program(&folder, "ssh", SSH);
     program(&folder, "sleep", SLEEP);
