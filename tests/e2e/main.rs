@@ -70,6 +70,7 @@ mod replaced_services;
 mod replicas;
 mod restart_facts;
 mod rolling;
+mod rolling_reboot;
 mod routing;
 mod secure;
 mod settings;

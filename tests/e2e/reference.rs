@@ -170,7 +170,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         "docs/discoverctl.md",
         &[
             ("The operator's files", "a file; discoverctl/asked.rs has its like"),
-            ("A rolling reboot", "discoverctl/host.rs"),
+            ("A rolling reboot", "rolling_reboot.rs"),
             ("switch", "discoverctl/switch.rs, with shorter steps"),
         ],
     ),
@@ -220,6 +220,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
             ("The lab: three hosts to hurt", "make's target"),
             ("What each fault costs", "lab/faults.rs"),
             ("What each program's end costs", "lab/units.rs"),
+            ("What a reboot of every host costs", "lab/rolling.rs"),
         ],
     ),
     ("docs/limits.md", &[]),

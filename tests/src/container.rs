@@ -150,6 +150,16 @@ impl Container {
         docker(&["stop", &self.0]);
     }
 
+    /// Waits until its PID 1 has ended, at most for so many seconds.
+    ///
+    /// # Panics
+    /// When it hasn't by then.
+    #[track_caller]
+    pub(crate) fn wait_ended(&self, seconds: &str) {
+        let ended = Command::new("timeout").args([seconds, "docker", "wait", &self.0]).output().expect("timeout");
+        checked(&ended, &format!("the end of {} within {seconds} s", self.0));
+    }
+
     /// What its PID 1 ended with.
     pub fn exit_code(&self) -> String {
         self.inspect("{{.State.ExitCode}}")

@@ -247,6 +247,17 @@ impl Machine {
         self.wait_up();
     }
 
+    /// Reboots it as its operator does: systemd stops all units, the boot starts those that are enabled. Waits until it is done.
+    #[track_caller]
+    pub fn reboot(&self) {
+        // The container may end before the answer.
+        let _ = self.run("systemctl reboot");
+        self.container.wait_ended(SCRIPT);
+        // It gets its address only if it asks for that.
+        self.cut();
+        self.power_on();
+    }
+
     /// Runs a shell script in it as root, whatever comes of it.
     pub fn run(&self, script: &str) -> Output {
         let mut exec = Command::new("docker");

@@ -1,6 +1,8 @@
 //! The life of an announcer, as a pure function. A test prints its table to `STATES.md`.
 
 pub(crate) mod message;
+#[cfg(test)]
+pub(crate) mod pages;
 
 use discovery::UpstreamState;
 
@@ -187,10 +189,9 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-
     use expect_test::expect_file;
 
+    use super::pages::{list_changes, print_life};
     use super::*;
     use crate::health;
 
@@ -222,29 +223,10 @@ mod tests {
         Event::Withdrawn,
     ];
 
-    fn changes() -> impl Iterator<Item = (State, Event, State, &'static [Action])> {
-        let pairs = STATES.into_iter().flat_map(|state| EVENTS.into_iter().map(move |event| (state, event)));
-        pairs.filter_map(|(state, event)| {
-            let (next, actions) = step(state, event);
-            (next != state || !actions.is_empty()).then_some((state, event, next, actions))
-        })
-    }
-
     #[test]
     fn the_drawing_is_the_code() {
-        let mut drawing = String::from(
-            "<!-- Printed by the test `the_drawing_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
-             # The life of an announcer\n\n```mermaid\nstateDiagram-v2\n    [*] --> Starting\n",
-        );
-        for (state, event, next, _) in changes() {
-            writeln!(drawing, "    {state:?} --> {next:?}: {event:?}").unwrap();
-        }
-        drawing.push_str("    Done --> [*]\n```\n\nEvents that are not listed change nothing.\n\n");
-        drawing.push_str("| state | event | next state | actions, in this order |\n|---|---|---|---|\n");
-        for (state, event, next, actions) in changes() {
-            let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
-            writeln!(drawing, "| {state:?} | {event:?} | {next:?} | {} |", actions.join(", ")).unwrap();
-        }
+        let changes = list_changes(&STATES, &EVENTS, step);
+        let mut drawing = print_life("The life of an announcer", State::Starting, &changes);
         drawing.push_str(
             "\n# The health of an upstream\n\nEach upstream has its own, with `--check-rise 2` and `--check-fall 3` here; \
              the numbers count checks in a row.\nWhat its record says, while the announcer is Announcing, AwaitingBalancers or \

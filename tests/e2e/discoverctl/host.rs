@@ -1,17 +1,14 @@
 //! A whole host is taken out and put back: `drain --host`, `ready --host`, and a rolling reboot as the page has it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use lab::load::{Kind, Plan, Running};
-use lab::{
-    Announce, App, Balancer, Etcd, PATIENCE, Page, Process, Scratch, Setup, Signal, bin, light, medium, until, write,
-};
+use lab::{Announce, App, Balancer, Etcd, PATIENCE, Setup, Signal, light, medium, until, write};
 use serde_json::{Value, json};
 
 use super::scene::{ctl, json};
+use crate::rolling_reboot::RollingReboot;
 
 /// Requests a second in all, besides the slow ones.
 const RATE: u32 = 800;
@@ -141,53 +138,31 @@ fn a_host_is_taken_out_and_put_back_without_a_lost_request() {
     assert!(scene.etcd.keys("http-services/shop/overrides").is_empty());
 }
 
-/// `ssh HOST systemctl reboot` asks the test, and `ssh HOST true` fails until the test has the host's apps back.
+/// `ssh HOST systemctl reboot` asks the test, and `is-system-running` fails until the test has the host's apps back.
 const SSH: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
-case "$2" in
-    systemctl) rm "up-$1"; touch "reboot-$1" ;;
-    true) test -e "up-$1" ;;
+case "$3" in
+    reboot) rm "up-$1"; touch "reboot-$1" ;;
+    is-system-running) test -e "up-$1" ;;
 esac
 "#;
-
-/// The hosts of this test are none, so the test doesn't wait for their boot.
-const SLEEP: &str = "#!/bin/sh\nexec /bin/sleep 0.2\n";
-
-fn program(folder: &Path, name: &str, text: &str) {
-    write(folder.join(name), text);
-    assert!(Command::new("chmod").arg("+x").arg(folder.join(name)).status().unwrap().success());
-}
 
 #[test]
 fn three_hosts_reboot_one_by_one_and_no_request_is_lost() {
     const HOSTS: [&str; 3] = ["web-1", "web-2", "web-3"];
     let _turn = medium();
     let mut scene = scene(&HOSTS);
-    let folder = Scratch::new();
-    program(&folder, "ssh", SSH);
-    program(&folder, "sleep", SLEEP);
-    HOSTS.iter().for_each(|host| write(folder.join(format!("up-{host}")), ""));
-    let block = Page::read("docs/discoverctl.md").below("A rolling reboot").remove(0);
+    let mut reboots = RollingReboot::new("web-", SSH);
+    HOSTS.iter().for_each(|host| write(reboots.file("up", host), ""));
     let loads = scene.load();
-    let path = [&*folder, bin("discoverctl").parent().unwrap()].map(|part| part.display().to_string()).join(":");
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &block]).env("ETCDCTL_ENDPOINTS", scene.etcd.endpoints());
-    shell.env("PATH", format!("{path}:{}", std::env::var("PATH").unwrap()));
-    let mut rolling = Process::start(&folder, "rolling", &mut shell);
+    reboots.start(&[("ETCDCTL_ENDPOINTS", &scene.etcd.endpoints())]);
     for host in HOSTS {
-        let asked = folder.join(format!("reboot-{host}"));
-        until(
-            PATIENCE * 2,
-            &format!("the reboot of {host}"),
-            || {
-                if asked.exists() { Ok(()) } else { Err(rolling.log()) }
-            },
-        );
+        reboots.wait_asked(PATIENCE * 2, host);
         shut_down(scene.hosts.remove(host).unwrap());
         scene.hosts.insert(host, apps(&scene.etcd, host));
-        write(folder.join(format!("up-{host}")), "");
+        write(reboots.file("up", host), "");
     }
-    assert!(rolling.wait(PATIENCE * 2).success(), "{}", rolling.log());
+    reboots.wait_end(PATIENCE * 2);
     scene.wait_served(HOSTS.len());
     assert_nothing_lost(loads);
     assert!(scene.etcd.keys("http-services/shop/overrides").is_empty());

@@ -149,6 +149,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
+    use crate::state::pages::{list_changes, print_changes};
 
     const LIVES: [Life; 8] = [
         Life::Starting,
@@ -185,17 +186,8 @@ mod tests {
             };
             writeln!(page, "| {life:?} | {want} |").unwrap();
         }
-        page.push_str("\n| state | event | next state | actions |\n|---|---|---|---|\n");
-        for life in LIVES {
-            for event in EVENTS {
-                let (after, actions) = step(life, event);
-                if after != life || !actions.is_empty() {
-                    let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
-                    writeln!(page, "| {life:?} | {event:?} | {after:?} | {} |", actions.join(", ")).unwrap();
-                }
-            }
-        }
-        page
+        page.push('\n');
+        page + &print_changes(&list_changes(&LIVES, &EVENTS, step))
     }
 
     #[test]

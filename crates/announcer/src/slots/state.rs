@@ -223,6 +223,7 @@ mod tests {
     use expect_test::expect_file;
 
     use super::*;
+    use crate::state::pages::{list_changes, print_life};
 
     const STATES: [State; 12] = [
         State::StandingBy,
@@ -267,19 +268,8 @@ mod tests {
 
     #[test]
     fn the_drawing_is_the_code() {
-        let changes = || transitions().filter(|(state, _, next, actions)| state != next || !actions.is_empty());
-        let mut drawing = "<!-- Printed by the test `the_drawing_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
-                           # The life of a copy with `--replicas`\n\n```mermaid\nstateDiagram-v2\n    [*] --> StandingBy\n"
-            .to_owned();
-        for (state, event, next, _) in changes() {
-            writeln!(drawing, "    {state:?} --> {next:?}: {event:?}").unwrap();
-        }
-        drawing.push_str("    Done --> [*]\n```\n\nEvents that are not listed change nothing.\n\n");
-        drawing.push_str("| state | event | next state | actions, in this order |\n|---|---|---|---|\n");
-        for (state, event, next, actions) in changes() {
-            let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
-            writeln!(drawing, "| {state:?} | {event:?} | {next:?} | {} |", actions.join(", ")).unwrap();
-        }
+        let changes = list_changes(&STATES, &EVENTS, step);
+        let mut drawing = print_life("The life of a copy with `--replicas`", State::StandingBy, &changes);
         drawing.push_str("\n| state | the app runs | its slot may stay | its stand-by says |\n|---|---|---|---|\n");
         for state in STATES {
             let yes = |is: bool| if is { "yes" } else { "" };

@@ -268,6 +268,8 @@ impl<'a, K: Ord, V> UnsharedParts<'a, K, V> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -312,6 +314,121 @@ mod tests {
                 }
             }
             prop_assert!(earlier.iter().eq(&earlier_plain), "a change leaves clones alone");
+        }
+    }
+
+    /// One change of a map.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u16, u8),
+        Remove(u16),
+        /// Writes through `get_mut`, if the map has the key.
+        Set(u16, u8),
+        /// Inserts so many keys from this one on, in their order.
+        Fill(u16, u16),
+        /// Removes so many keys from this one on.
+        Clear(u16, u16),
+        /// Removes the keys that this number divides.
+        Thin(u16),
+    }
+
+    /// The keys, some ten times as many as a part has entries.
+    const KEYS: std::ops::Range<u16> = 0..600;
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (KEYS, any::<u8>()).prop_map(|(key, value)| Step::Insert(key, value)),
+            4 => KEYS.prop_map(Step::Remove),
+            2 => (KEYS, any::<u8>()).prop_map(|(key, value)| Step::Set(key, value)),
+            2 => (KEYS, 1..200_u16).prop_map(|(key, count)| Step::Fill(key, count)),
+            1 => (KEYS, 1..200_u16).prop_map(|(key, count)| Step::Clear(key, count)),
+            1 => (2..9_u16).prop_map(Step::Thin),
+        ]
+    }
+
+    type Maps = (SharedMap<u16, u8>, BTreeMap<u16, u8>);
+
+    /// Each key with another value after than before, in their order.
+    fn differences(before: &BTreeMap<u16, u8>, after: &BTreeMap<u16, u8>) -> Vec<(u16, Option<u8>, Option<u8>)> {
+        let keys: BTreeSet<u16> = before.keys().chain(after.keys()).copied().collect();
+        let values = keys.into_iter().map(|key| (key, before.get(&key).copied(), after.get(&key).copied()));
+        values.filter(|(_, old, new)| old != new).collect()
+    }
+
+    impl Step {
+        /// Changes both maps. They have to return the same.
+        fn apply(&self, (map, plain): &mut Maps) {
+            match *self {
+                Self::Insert(key, value) => assert_eq!(map.insert(key, value), plain.insert(key, value)),
+                Self::Remove(key) => assert_eq!(map.remove(&key), plain.remove(&key)),
+                Self::Set(key, value) => {
+                    let places = (map.get_mut(&key), plain.get_mut(&key));
+                    assert_eq!(places.0, places.1);
+                    if let (Some(one), Some(other)) = places {
+                        (*one, *other) = (value, value);
+                    }
+                }
+                Self::Fill(from, count) => {
+                    let entries = (from..from + count).map(|key| (key, 1));
+                    map.extend(entries.clone());
+                    plain.extend(entries);
+                }
+                Self::Clear(from, count) => {
+                    (from..from + count).for_each(|key| assert_eq!(map.remove(&key), plain.remove(&key)));
+                }
+                Self::Thin(number) => {
+                    map.retain(|key, _| key % number != 0);
+                    plain.retain(|key, _| key % number != 0);
+                }
+            }
+        }
+
+        /// The most parts of the map before that this step may replace. `None` for all.
+        fn most_replaced_parts(&self) -> Option<usize> {
+            match self {
+                // A removal may join its part with both neighbours.
+                Self::Insert(..) | Self::Remove(_) | Self::Set(..) => Some(3),
+                Self::Fill(..) | Self::Clear(..) | Self::Thin(_) => None,
+            }
+        }
+    }
+
+    proptest! {
+        /// Every version stays as it was, and the differences between any two of them are exact, from either side.
+        #[test]
+        fn every_version_stays_and_any_two_tell_their_differences(steps in prop::collection::vec(step(), 1..20)) {
+            let mut versions: Vec<Maps> = vec![Maps::default()];
+            for step in &steps {
+                let before = versions.last().unwrap();
+                let mut next = before.clone();
+                prop_assert!(next.0.is_same(&before.0), "a clone shares all");
+                step.apply(&mut next);
+                prop_assert_eq!(next.0.check_invariants(), Ok(()), "{:?}", step);
+                let replaced = UnsharedParts::find(&before.0.parts, &next.0.parts).before.len();
+                prop_assert!(step.most_replaced_parts().is_none_or(|most| replaced <= most), "{:?}: {} parts", step, replaced);
+                versions.push(next);
+            }
+            for (map, plain) in &versions {
+                prop_assert!(map.iter().eq(plain), "a change leaves clones alone");
+                prop_assert!(map.keys().eq(plain.keys()) && map.values().eq(plain.values()));
+                for (before, plain_before) in &versions {
+                    let told = map.changes_since(before).filter(|(_, old, new)| old != new);
+                    let told: Vec<_> = told.map(|(key, old, new)| (*key, old.copied(), new.copied())).collect();
+                    prop_assert_eq!(told, differences(plain_before, plain));
+                    prop_assert_eq!(map == before, plain == plain_before);
+                }
+            }
+        }
+
+        /// What is saved is read back, and has no more parts than it needs.
+        #[test]
+        fn a_map_survives_its_json(entries in prop::collection::btree_map(any::<u16>(), any::<u8>(), 0..400)) {
+            let map: SharedMap<u16, u8> = entries.clone().into_iter().collect();
+            let text = serde_json::to_string(&map).unwrap();
+            prop_assert_eq!(&text, &serde_json::to_string(&entries).unwrap());
+            let read: SharedMap<u16, u8> = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(read.parts.len(), entries.len().div_ceil(LARGEST));
+            prop_assert_eq!(read, map);
         }
     }
 

@@ -244,3 +244,58 @@ impl FileReader {
         Ok((read, Err(Rejection::Confgen("they change faster than they can be checked".into()))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use discovery::Snapshot;
+
+    use super::*;
+    use crate::cli::Cli;
+    use crate::publish::PublishOutcome;
+    use crate::state_dir::OwnFile;
+    use crate::store::StoreUpdate;
+    use crate::test_support::TempFiles;
+
+    /// confgen's options, with all paths in this folder. HAProxy doesn't run.
+    fn options(place: &TempFiles) -> Options {
+        let paths = ["haproxy-cfg", "include", "state-dir", "error-pages", "certs", "ca-dir", "runtime-socket"];
+        let paths = paths.map(|name| format!("--{name}={}", place.path(name).display()));
+        let state = format!("--server-state-file={}", place.path("servers.state").display());
+        Cli::parse_from(["confgen".to_owned(), state].into_iter().chain(paths)).common.options
+    }
+
+    /// Publishes what the reconciler has, and returns the generation id in haproxy.cfg.
+    fn publish(reconciler: &mut Reconciler, place: &TempFiles) -> String {
+        let publication = reconciler.publication();
+        let outcome = publication.write_if_changed().unwrap();
+        assert_eq!(outcome, PublishOutcome::Written);
+        reconciler.on_published(&publication, &outcome).unwrap();
+        let text = std::fs::read_to_string(place.path("haproxy-cfg")).unwrap();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("setenv CONFGEN_GEN "));
+        line.unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_publish_before_the_next_reconcile_gives_new_local_files_their_own_generation() {
+        for (file, content) in [
+            ("error-pages/503.html", "<html>closed</html>\n"),
+            ("include/own.cfg", "defaults slow\n    mode http\n    timeout server 5m\n"),
+        ] {
+            let place = TempFiles::with_folders(&["include", "error-pages", "certs", "ca-dir"]);
+            let update = StoreUpdate::from_snapshot(&Snapshot::default());
+            let mut reconciler =
+                Reconciler::open(options(&place), Box::new(|_| BTreeSet::new()), OwnFile::default()).unwrap();
+            reconciler.update_desired(&update).unwrap();
+            let before = publish(&mut reconciler, &place);
+
+            place.write(file, content);
+            reload_local_files(&mut reconciler).unwrap();
+            // A publish was due already.
+            let early = publish(&mut reconciler, &place);
+            assert_ne!(early, before, "{file}: a HAProxy with the old files has this id");
+            reconciler.update_desired(&update).unwrap();
+            assert_eq!(reconciler.publication().generation.id, early, "{file}: the reconcile needs what was published");
+        }
+    }
+}
