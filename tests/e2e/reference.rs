@@ -211,6 +211,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
             ("Copies", "reference/keys.rs"),
             ("Balancers", "reference/keys.rs"),
             ("The store itself", "reference/keys.rs"),
+            ("The change log", "reference/keys.rs"),
             ("Older layouts", "reference/keys.rs"),
         ],
     ),
