@@ -118,6 +118,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         "docs/api.md",
         &[
             ("The admin port", "what every answer begins with: discoverctl/asked.rs"),
+            ("Changes", "an answer; crates/discovery/src/balancer/api/names.jsonl has its names"),
             ("An upstream", "an answer; crates/confgen/src/status/api/golden.json"),
         ],
     ),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use daemon::admin::AdminArgs;
+use daemon::log::LogFormat;
 use discovery::{Bind, Host, Networks, Node, ServiceName, Span};
 use haproxy::command::CommandLine;
 
@@ -73,6 +74,9 @@ pub struct Common {
     /// Log these levels, for all modules or for one: info, debug, confgen=debug,registry=info
     #[arg(long, env = "CONFGEN_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
     pub log_level: String,
+    /// Write log lines in this form
+    #[arg(long, env = "CONFGEN_LOG_FORMAT", value_enum, default_value_t, value_name = "FORM")]
+    pub log_format: LogFormat,
 }
 
 /// The commands that run once and exit.

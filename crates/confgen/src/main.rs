@@ -69,7 +69,7 @@ async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
     // This comes first, because the kernel discards a SIGTERM to PID 1 that has no handler. The commands end by the signal.
     let shutdown = cli.command.is_none().then(Shutdown::on_signals).transpose()?;
     let common = cli.command.as_ref().map_or(&cli.common, Command::common);
-    daemon::log::init(&common.log_level)?;
+    daemon::log::init_as(&common.log_level, common.log_format)?;
     match cli.command {
         None => {
             let Common { store, options, pacing, .. } = cli.common;

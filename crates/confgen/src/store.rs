@@ -278,6 +278,11 @@ impl StoreReplica {
         }
     }
 
+    /// All keys that the replica has.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
     /// True if services changed since the last [`StoreReplica::take_update`].
     pub fn has_unseen_changes(&self) -> bool {
         self.changed != Changed::no_services()

@@ -291,6 +291,11 @@ impl Topology {
         &self.copies
     }
 
+    /// The entry of a service's key. `None` if there is none, and for other keys.
+    pub fn find_entry(&self, key: &Key) -> Option<&Entry> {
+        self.entry_of(key.service_id()?, key)
+    }
+
     /// The keys of all services, without slots and stand-bys. [`Topology::from_entries`] makes the same services of them.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.services.values().flat_map(|service| service.entries())
