@@ -3,6 +3,7 @@
 
 pub(crate) mod at_revision;
 mod change_log;
+pub(crate) mod past;
 
 use std::collections::{BTreeMap, BTreeSet};
 
