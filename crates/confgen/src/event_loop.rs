@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, interval, sleep_until};
 
-use crate::cli::{Options, Pacing};
+use crate::cli::{HookArgs, Options, Pacing};
 use crate::drain::task::{DrainTask, await_task};
 use crate::event_loop::changes::ChangeRecorder;
 use crate::event_loop::observer::{Observation, spawn_observer};
@@ -52,6 +52,7 @@ pub async fn run(
     options: Options,
     pacing: Pacing,
     admin: Option<admin::Port>,
+    hooks: &HookArgs,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let client = Client::new(store);
@@ -110,7 +111,7 @@ pub async fn run(
         retained_logged_at: None,
         resync: pacing.resync,
         followed_at: Instant::now(),
-        changes: ChangeRecorder::spawn(state_dir, node_name, log_end)?,
+        changes: ChangeRecorder::spawn(state_dir, node_name, hooks, log_end)?,
         status,
     };
     let steps = event_loop.reconciler.step_sender();

@@ -75,7 +75,7 @@ async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
             let Common { store, options, pacing, .. } = cli.common;
             let store = store.resolve()?;
             let admin = status::admin::Port::bind(cli.admin.resolve()?).await?;
-            event_loop::run(store, options, pacing, admin, shutdown.unwrap_or_default()).await?;
+            event_loop::run(store, options, pacing, admin, &cli.hooks, shutdown.unwrap_or_default()).await?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Once(common)) => commands::run_once(common).await,

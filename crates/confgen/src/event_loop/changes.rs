@@ -2,6 +2,7 @@
 //! writes them, so that no reconcile waits for a disk.
 
 mod flaps;
+mod hooks;
 mod lines;
 mod tracker;
 mod writer;
@@ -15,8 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 use discovery::balancer_api::AppliedChange;
 use discovery::{Change, StoreRevision, Topology};
 
+use crate::cli::HookArgs;
 use crate::state_dir::change_log::{LogEnd, Mark, MarkKind};
 use crate::status::ReconcileStatus;
+use hooks::Hooks;
 use tracker::{ChangeTracker, Noted};
 
 /// The most batches that wait for the disk. A batch has the changes of one reconcile.
@@ -50,7 +53,8 @@ pub struct ChangeRecorder {
 
 impl ChangeRecorder {
     /// Starts the writer. `node` is the balancer's name, which log lines have.
-    pub fn spawn(state_dir: PathBuf, node: String, end: Arc<LogEnd>) -> anyhow::Result<Self> {
+    pub fn spawn(state_dir: PathBuf, node: String, hooks: &HookArgs, end: Arc<LogEnd>) -> anyhow::Result<Self> {
+        let mut hooks = Hooks::spawn(hooks, &node)?;
         let (batches, received) = sync_channel(MOST_WAITING);
         let (lines, to_log) = sync_channel(MOST_WAITING);
         let logger = std::thread::Builder::new().name("change-lines".into());
@@ -63,6 +67,7 @@ impl ChangeRecorder {
                 if is_written {
                     written.set_written(batch.number);
                 }
+                hooks.queue(&batch.changes);
                 // A log that takes no line must not hold up the file.
                 let _ = lines.try_send(batch.changes);
             });
