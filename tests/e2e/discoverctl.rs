@@ -2,6 +2,7 @@
 
 mod asked;
 mod change;
+mod change_log;
 mod host;
 mod look;
 mod past;

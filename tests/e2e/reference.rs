@@ -118,6 +118,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         "docs/api.md",
         &[
             ("The admin port", "what every answer begins with: discoverctl/asked.rs"),
+            ("Changes", "an answer; crates/discovery/src/balancer/api/names.jsonl has its names"),
             ("An upstream", "an answer; crates/confgen/src/status/api/golden.json"),
         ],
     ),
@@ -211,6 +212,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
             ("Copies", "reference/keys.rs"),
             ("Balancers", "reference/keys.rs"),
             ("The store itself", "reference/keys.rs"),
+            ("The change log", "reference/keys.rs"),
             ("Older layouts", "reference/keys.rs"),
         ],
     ),

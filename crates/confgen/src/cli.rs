@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use daemon::admin::AdminArgs;
+use daemon::log::LogFormat;
 use discovery::{Bind, Host, Networks, Node, ServiceName, Span};
 use haproxy::command::CommandLine;
 
 pub use rights::Rights;
+pub use secrets::withheld as withheld_variables;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +48,9 @@ pub struct Cli {
     /// Options of the admin port, which only the daemon has
     #[command(flatten)]
     pub admin: AdminArgs<Confgen>,
+    /// Options of the hooks, which only the daemon has
+    #[command(flatten)]
+    pub hooks: HookArgs,
 }
 
 /// The admin port's defaults for confgen. Its variables begin with `CONFGEN_`.
@@ -56,6 +61,19 @@ impl daemon::admin::Daemon for Confgen {
     const PREFIX: &'static str = "CONFGEN";
     const ADMIN: &'static str = "127.0.0.1:9101";
     const SHOWN: &'static str = "/metrics, /live, /ready, the API and the status page";
+}
+
+/// The hooks that get changes of keys.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Hooks")]
+pub struct HookArgs {
+    /// Send changes of keys to this URL once HAProxy has them: a POST with JSON. A call that fails is repeated three times. No
+    /// change waits for it
+    #[arg(long, env = "CONFGEN_CHANGE_WEBHOOK", hide_env_values = true, value_name = "URL", value_parser = parse_webhook)]
+    pub change_webhook: Option<reqwest::Url>,
+    /// Run this shell command with the same JSON on its standard input. It has 10 s
+    #[arg(long, env = "CONFGEN_CHANGE_EXEC", value_name = "COMMAND")]
+    pub change_exec: Option<String>,
 }
 
 /// The options that the daemon and every command share.
@@ -73,6 +91,9 @@ pub struct Common {
     /// Log these levels, for all modules or for one: info, debug, confgen=debug,registry=info
     #[arg(long, env = "CONFGEN_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
     pub log_level: String,
+    /// Write log lines in this form
+    #[arg(long, env = "CONFGEN_LOG_FORMAT", value_enum, default_value_t, value_name = "FORM")]
+    pub log_format: LogFormat,
 }
 
 /// The commands that run once and exit.
@@ -232,6 +253,12 @@ pub struct Options {
     pub check_command: CommandLine,
 }
 
+fn parse_webhook(text: &str) -> Result<reqwest::Url, String> {
+    let url =
+        text.parse::<reqwest::Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| "give a URL: https://chat.example.com/hooks/1".into())
+}
+
 /// A path that may stand in a line of haproxy.cfg.
 fn parse_line_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
@@ -311,6 +338,8 @@ mod tests {
             ("--chroot", "empty"),
             ("--hard-stop-after", "30"),
             ("--hard-stop-after", "25d"),
+            ("--change-webhook", "chat.example.com"),
+            ("--change-webhook", "ftp://chat.example.com"),
         ] {
             assert!(Cli::try_parse_from(["confgen", option, value]).is_err(), "{option} {value:?}");
         }

@@ -2,6 +2,7 @@
 //! `scheduler.rs` does.
 
 mod actions;
+mod changes;
 mod drift;
 mod events;
 mod lease_lookup;
@@ -14,6 +15,7 @@ pub(crate) mod share;
 mod status_line;
 mod task;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::admin::Pulse;
@@ -25,14 +27,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, interval, sleep_until};
 
-use crate::cli::{Options, Pacing};
+use crate::cli::{HookArgs, Options, Pacing};
 use crate::drain::task::{DrainTask, await_task};
+use crate::event_loop::changes::ChangeRecorder;
 use crate::event_loop::observer::{Observation, spawn_observer};
 use crate::event_loop::reconciler_thread::ReconcilerThread;
 use crate::event_loop::scheduler::{Action, Input, Scheduler};
 use crate::local_files::expiry;
 use crate::reconcile::Reconciler;
 use crate::state_dir::OwnFile;
+use crate::state_dir::change_log::LogEnd;
 use crate::status::admin;
 use crate::status::balancer_record::RecordConfig;
 use crate::status::{Identity, Status};
@@ -48,6 +52,7 @@ pub async fn run(
     options: Options,
     pacing: Pacing,
     admin: Option<admin::Port>,
+    hooks: &HookArgs,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let client = Client::new(store);
@@ -69,10 +74,13 @@ pub async fn run(
     let (lease_lookup, prefix) = (lease_lookup::new_lease_lookup(client.clone()), client.config().prefix().to_owned());
     let identity = Identity::new(&node, &prefix);
     status.send_modify(|status| status.identity = identity.into());
+    let (state_dir, log_end) = (options.state_dir.clone(), Arc::<LogEnd>::default());
     // Before the start of the reconciler, which waits for HAProxy's checks. So `/ready` shows a start that hangs.
     if let Some(admin) = admin {
-        admin.serve(&status, pulse.clone(), socket.clone(), shutdown.drain.clone());
+        let log = (state_dir.clone(), Arc::clone(&log_end));
+        admin.serve(&status, pulse.clone(), socket.clone(), log, shutdown.drain.clone());
     }
+    let node_name = node.to_string();
     let record = RecordConfig { client: client.clone(), node, leases };
     let mut beats = interval(systemd::watchdog_interval().unwrap_or(BEAT_EVERY).min(BEAT_EVERY));
     let startup_activities = activities.clone();
@@ -103,6 +111,7 @@ pub async fn run(
         retained_logged_at: None,
         resync: pacing.resync,
         followed_at: Instant::now(),
+        changes: ChangeRecorder::spawn(state_dir, node_name, hooks, log_end)?,
         status,
     };
     let steps = event_loop.reconciler.step_sender();
@@ -147,6 +156,7 @@ pub async fn run(
         () = event_loop.finish_actions() => {}
         () = shutdown.abort.cancelled() => {}
     }
+    event_loop.changes.finish().await;
     Ok(())
 }
 
@@ -202,5 +212,7 @@ struct EventLoop {
     resync: Duration,
     /// The last time when the store was followed, or HAProxy was observed without it.
     followed_at: Instant,
+    /// The way to the log of changes.
+    changes: ChangeRecorder,
     status: watch::Sender<Status>,
 }

@@ -69,13 +69,13 @@ async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
     // This comes first, because the kernel discards a SIGTERM to PID 1 that has no handler. The commands end by the signal.
     let shutdown = cli.command.is_none().then(Shutdown::on_signals).transpose()?;
     let common = cli.command.as_ref().map_or(&cli.common, Command::common);
-    daemon::log::init(&common.log_level)?;
+    daemon::log::init_as(&common.log_level, common.log_format)?;
     match cli.command {
         None => {
             let Common { store, options, pacing, .. } = cli.common;
             let store = store.resolve()?;
             let admin = status::admin::Port::bind(cli.admin.resolve()?).await?;
-            event_loop::run(store, options, pacing, admin, shutdown.unwrap_or_default()).await?;
+            event_loop::run(store, options, pacing, admin, &cli.hooks, shutdown.unwrap_or_default()).await?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Once(common)) => commands::run_once(common).await,

@@ -1,7 +1,8 @@
-//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all, except that the journal grows. This module
+//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all, except that the journal and the log of changes grow. This module
 //! doesn't decide what they hold.
 
 mod atomic_file;
+pub mod change_log;
 mod generation_folder;
 mod journal;
 mod lock;

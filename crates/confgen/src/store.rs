@@ -1,12 +1,12 @@
 //! confgen's copy of the store, and the changes that no reconcile has seen yet. Pure: no I/O, no clock.
 
 pub(crate) mod address_owners;
+mod followed;
 mod persisted;
 pub(crate) mod removal_guard;
 mod reset;
 mod reset_event;
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,15 +14,14 @@ use std::time::SystemTime;
 use discovery::{Change, Entry, Key, KeyLimits, ResetReason, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
 
 use crate::store::address_owners::UpstreamRef;
+use crate::store::followed::{bound_change, concerns_no_service, is_followed};
 use crate::store::removal_guard::parse_graceful_removal;
 
 pub use discovery::StoreRevision;
+pub use followed::bound_entry;
 pub use persisted::{PersistedStore, StoreChange};
 pub use reset::RetainedKeys;
 pub use reset_event::ResetEvent;
-
-/// The longest key in bytes that the replica keeps. The longest key that confgen follows has some 530 bytes.
-const LONGEST_KEY: usize = 1024;
 
 /// The most keys that the replica keeps. 200,000 refused records below one service once took 434 MiB. HAProxy has
 /// room for some 50,000 upstreams with the `LimitNOFILE` of its unit.
@@ -33,9 +32,6 @@ pub const KEY_LIMITS: KeyLimits = KeyLimits {
     others: 2_000,
     with_copies: false,
 };
-
-/// The folder of the balancer records.
-const BALANCERS: &str = "balancers/";
 
 /// The store as a reconcile gets it.
 #[derive(Clone, Debug)]
@@ -192,7 +188,7 @@ impl StoreReplica {
         self.newest_revision = self.newest_revision.max(revision);
         // Each balancer acknowledges the store's revision with a write. If those writes moved the revision, the balancers would
         // answer each other for ever.
-        if !changes.is_empty() && changes.iter().all(|change| change.key().starts_with(BALANCERS)) {
+        if !changes.is_empty() && changes.iter().all(|change| concerns_no_service(change.key())) {
             return false;
         }
         if let Some(known) = &mut self.store_revision {
@@ -282,6 +278,11 @@ impl StoreReplica {
         }
     }
 
+    /// All keys that the replica has.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
     /// True if services changed since the last [`StoreReplica::take_update`].
     pub fn has_unseen_changes(&self) -> bool {
         self.changed != Changed::no_services()
@@ -333,26 +334,10 @@ impl StoreReplica {
     }
 }
 
-/// Returns the part of an entry that the replica keeps. `None` if the key is longer than any key that confgen follows. 60 rejected
-/// values of 1.4 MB each once stood whole in memory and in store.json.
-pub fn bound_entry(entry: Entry) -> Option<Entry> {
-    (entry.key.len() <= LONGEST_KEY).then(|| entry.with_bounded_value())
-}
-
 /// Builds the topology of a listing within the limits. Keys that `last` keeps stay.
 fn build_topology(entries: &[Entry], last: &Topology) -> Topology {
-    let entries = entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY);
+    let entries = entries.iter().filter(|entry| is_followed(&entry.key));
     Topology::from_listing(entries, KEY_LIMITS, last)
-}
-
-/// Cuts the change's value to the length that confgen reads. `None` if the key is longer than any key that confgen follows.
-fn bound_change(change: &Change) -> Option<Cow<'_, Change>> {
-    match change {
-        _ if change.key().len() > LONGEST_KEY => None,
-        Change::Put(entry) => Some(Cow::Owned(Change::Put(entry.clone().with_bounded_value()))),
-        // Nothing keeps the previous value that a removal carries.
-        Change::Delete { .. } => Some(Cow::Borrowed(change)),
-    }
 }
 
 /// The upstream that a change writes, and its address. `None` for a removal, another key, or a rejected record.

@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 
 pub(crate) use discovery::balancer_api::{
-    Certificates, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
+    Certificates, Changes, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
 };
 
 use crate::error::Error;
@@ -47,6 +47,7 @@ pub(crate) trait ApiAnswer: DeserializeOwned {
 }
 
 impl ApiAnswer for Certificates {}
+impl ApiAnswer for Changes {}
 impl ApiAnswer for Quarantine {}
 impl ApiAnswer for Services {}
 impl ApiAnswer for Status {}

@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use crate::error::Error;
 use crate::file::read_small;
-use crate::shared_options::Format;
+use crate::shared_options::{Format, parse_log_for};
 
 /// The configuration file for all users of a host.
 const HOST_FILE: &str = "/etc/haproxy-discover/discoverctl.toml";
@@ -27,7 +27,7 @@ const INSTEAD_VARIABLE: &str = "DISCOVERCTL_CONFIG";
 
 /// The keys, which are the options' names. Options of one group come from one source: the first that names any of them.
 /// So a user name on the command line doesn't get the file's password.
-const KEYS: [(&str, Kind, u8); 12] = [
+const KEYS: [(&str, Kind, u8); 13] = [
     ("endpoints", Kind::List, 0),
     ("cacert", Kind::Path, 1),
     ("cert", Kind::Path, 2),
@@ -40,6 +40,7 @@ const KEYS: [(&str, Kind, u8); 12] = [
     ("api-cert", Kind::Path, 7),
     ("api-key", Kind::Path, 7),
     ("output", Kind::Output, 8),
+    ("log-for", Kind::LogFor, 9),
 ];
 
 /// The form of a key's value.
@@ -52,6 +53,7 @@ enum Kind {
     Path,
     User,
     Output,
+    LogFor,
 }
 
 /// The options that the files set, by key.
@@ -304,6 +306,7 @@ fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
             Kind::Output => {
                 Format::from_str(word, false).map_err(|_| "table, plain, json or yaml".to_owned())?;
             }
+            Kind::LogFor => _ = parse_log_for(word)?,
             Kind::Word | Kind::List | Kind::Path => {}
         }
     }
@@ -400,6 +403,7 @@ mod tests {
                 "prefix=/haproxy-discover (default)".into(),
                 format!("api-token-file=/home/eve/token ({user})"),
                 format!("output=json ({user})"),
+                "log-for=90d (default)".into(),
             ]
         );
         let line = ["--endpoints", "http://c:3", "--user", "adam:x", "--output", "plain"];
@@ -411,6 +415,7 @@ mod tests {
                 "prefix=/haproxy-discover (default)".into(),
                 format!("api-token-file=/home/eve/token ({user})"),
                 "output=plain (--output)".into(),
+                "log-for=90d (default)".into(),
             ]
         );
         let words = folder.put("words.toml", "user = 'eve'\npassword-file = '/p'\n");

@@ -2,14 +2,17 @@
 //! it.
 
 pub(crate) mod at_revision;
+mod change_log;
+pub(crate) mod past;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{BalancerRecords, ServiceId, UpstreamId};
-use registry::Client;
+use registry::{Client, Committed, Txn};
 use serde::Serialize;
 
 use crate::balancer_api::BalancerApi;
+use crate::context::change_log::{ChangeLog, find_surplus_entries};
 use crate::edit::{Change, Edit};
 use crate::error::{Error, Outcome};
 use crate::print::{Block, Printable, Screen};
@@ -17,10 +20,13 @@ use crate::shared_options::{Api, Changing, Common};
 use crate::store::{Store, lossy_text};
 use crate::wait::{FollowGoal, goal_of_write, wait_with_records};
 
+pub(crate) use change_log::{Note, check_reason};
+
 /// The context of one command.
 pub(crate) struct Context {
     pub(crate) client: Client,
     api: Api,
+    log: ChangeLog,
     /// Writes answers to standard output.
     pub(crate) screen: Screen,
 }
@@ -28,7 +34,7 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(common: Common) -> Result<Self, Error> {
         let client = Client::new(common.etcd.resolve()?);
-        Ok(Self { client, api: common.api, screen: Screen::new(common.output) })
+        Ok(Self { client, log: ChangeLog::new(&common.logging), api: common.api, screen: Screen::new(common.output) })
     }
 
     /// Reads everything below the prefix, at one revision.
@@ -51,20 +57,33 @@ impl Context {
         api.matches_balancers(balancers, self.client.config().prefix())
     }
 
-    /// Writes an edit. Returns the revision, or None if the edit is empty.
+    /// Runs a transaction, with its entry in the change log.
+    pub(crate) async fn commit_logged(&self, txn: Txn, note: &Note<'_>) -> Result<Committed, registry::Error> {
+        self.log.commit(&self.client, txn, note).await
+    }
+
+    /// Writes an edit, and who did it. Returns the revision, or None if the edit is empty.
     ///
     /// # Errors
     /// [`Error::Refused`] if a key was changed since it was read, [`Error::WrittenInPart`] if that, or another error, came after
     /// the first transaction.
-    pub(crate) async fn commit_edit(&self, edit: &Edit) -> Result<Option<i64>, Error> {
+    pub(crate) async fn commit_edit(
+        &self,
+        store: &Store,
+        edit: &Edit,
+        reason: Option<&str>,
+    ) -> Result<Option<i64>, Error> {
+        check_reason(reason)?;
         let mut revision = None;
-        for txn in edit.to_transactions() {
-            let committed = self.client.commit(txn).await.map_err(Error::from);
+        let mut surplus = find_surplus_entries(&store.entries);
+        for (keys, txn) in edit.to_transactions() {
+            let note = Note { keys, reason, surplus: std::mem::take(&mut surplus) };
+            let committed = self.commit_logged(txn, &note).await.map_err(Error::from);
             let committed = committed.and_then(|committed| match committed.succeeded {
                 true => Ok(committed.revision),
                 false => Err(Error::Refused("another client changed the same keys in between".into())),
             });
-            // An edit of more than 128 keys has several transactions, and the first ones can't be taken back.
+            // An edit of more than 110 keys has several transactions, and the first ones can't be taken back.
             revision = Some(committed.map_err(|error| match (revision, error) {
                 (Some(revision), error) => Error::WrittenInPart { revision, reason: error.to_string() },
                 (None, Error::Refused(reason)) => Error::Refused(format!("{reason}: nothing was changed; try again")),
@@ -118,7 +137,7 @@ impl Context {
             done.report.is_dry = true;
             return Ok(done);
         }
-        done.report.revision = self.commit_edit(edit).await?;
+        done.report.revision = self.commit_edit(store, edit, changing.reason.as_deref()).await?;
         if changing.no_wait {
             return Ok(done);
         }

@@ -9,8 +9,9 @@ use registry::{Condition, Txn};
 
 use crate::store::Store;
 
-/// The most keys of one transaction. etcd accepts 128 operations, and as many conditions (`--max-txn-ops`).
-const MAX_KEYS: usize = 128;
+/// The most keys of one transaction. etcd accepts 128 operations, and as many conditions (`--max-txn-ops`). The entry of the
+/// change log and the old entries that it replaces take up to 17 of them.
+const MAX_KEYS: usize = 110;
 
 /// Changes of keys, decided on the values that were read. None of them is made if one of these keys was changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,11 +70,15 @@ impl Edit {
         self.changes.iter()
     }
 
-    /// Turns the edit into transactions: one for each 128 keys.
-    pub(crate) fn to_transactions(&self) -> Vec<Txn> {
+    /// Turns the edit into transactions, each with the keys that it changes: one for each 110 keys.
+    pub(crate) fn to_transactions(&self) -> Vec<(Vec<&str>, Txn)> {
         let changes: Vec<_> = self.changes.iter().collect();
-        changes.chunks(MAX_KEYS).map(to_transaction).collect()
+        changes.chunks(MAX_KEYS).map(|part| (list_keys(part), to_transaction(part))).collect()
     }
+}
+
+fn list_keys<'a>(changes: &[(&'a String, &Change)]) -> Vec<&'a str> {
+    changes.iter().map(|(key, _)| key.as_str()).collect()
 }
 
 fn to_transaction(changes: &[(&String, &Change)]) -> Txn {
@@ -123,6 +128,6 @@ mod tests {
             .put("http-services/b/tls", "both", None)
             .only_if(Condition::Absent("http-services/c/tls".into()))
             .put("http-services/c/tls", "off", None);
-        assert_eq!(edit.to_transactions(), [wanted]);
+        assert_eq!(edit.to_transactions(), [(vec!["http-services/b/tls", "http-services/c/tls"], wanted)]);
     }
 }

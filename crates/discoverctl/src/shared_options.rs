@@ -38,6 +38,25 @@ pub(crate) struct Api {
     pub(crate) api_key: Option<PathBuf>,
 }
 
+/// Options of the change log.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Change log")]
+pub(crate) struct Logging {
+    /// Keep the entry of a change below `log/` this long. 0 writes none
+    #[arg(long, value_name = "TIME", default_value = "90d", env = "DISCOVERCTL_LOG_FOR", value_parser = parse_log_for)]
+    pub(crate) log_for: Duration,
+}
+
+/// The longest time that etcd grants a lease for is 9,000,000,000 s (`MaxLeaseTTL`). Ten years are enough for a log.
+const LONGEST_LOG: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// Parses a time, or `0`.
+pub(crate) fn parse_log_for(text: &str) -> Result<Duration, String> {
+    let time = if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) };
+    let time = time.map_err(|error| error.to_string())?;
+    if time > LONGEST_LOG { Err("at most ten years".to_owned()) } else { Ok(time) }
+}
+
 /// The options that every command has.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
@@ -47,6 +66,8 @@ pub(crate) struct Common {
     #[command(flatten)]
     pub(crate) api: Api,
     #[command(flatten)]
+    pub(crate) logging: Logging,
+    #[command(flatten)]
     pub(crate) etcd: registry::Args,
 }
 
@@ -54,6 +75,9 @@ pub(crate) struct Common {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub(crate) struct Changing {
+    /// Write this reason into the change log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
     /// Print the changes, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -90,6 +90,19 @@ impl ServiceArg {
         })
     }
 
+    /// Finds the service, or names both services that a deleted one may have been. The error says why the store has none.
+    pub(crate) fn find_with_past(&self, topology: &Topology) -> (Vec<ServiceId>, Option<Error>) {
+        match self.find_service(topology) {
+            Ok(id) => (vec![id], None),
+            Err(error @ Error::Refused(_)) => {
+                let section = self.parse_with_kind();
+                let kinds = [Kind::Http, Kind::Tcp].map(|kind| ServiceId { kind, name: self.0.clone() });
+                (kinds.into_iter().chain(section).collect(), Some(error))
+            }
+            Err(error) => (Vec::new(), Some(error)),
+        }
+    }
+
     /// Finds the service, or names a new one of this kind. Without a kind a new service is an HTTP service.
     pub(crate) fn find_or_name_new(&self, topology: &Topology, kind: Option<Kind>) -> Result<ServiceId, Error> {
         match self.find_service(topology) {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Node, Refusal, ServiceName, SettingName, SlotNumber, UpstreamId};
+use crate::{LogName, Node, Refusal, ServiceName, SettingName, SlotNumber, UpstreamId};
 
 /// The kind of a service, HTTP or TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +122,8 @@ pub enum Key {
     Balancer(Node),
     /// The operator's acceptance of a reset store, see [`crate::Acceptance`].
     AcceptStore,
+    /// An entry of the change log, see [`crate::LogEntry`]. Balancers follow no such key.
+    Log(LogName),
 }
 
 /// The reason why a text is no key.
@@ -138,6 +140,9 @@ pub enum KeyError {
     #[error("{0}")]
     Malformed(Box<str>),
 }
+
+/// The folder of the change log's entries.
+const LOG_FOLDER: &str = "log/";
 
 const LEGACY_OVERRIDE: &str = "overrides are read in `http-services/<svc>/overrides/<id>`; this layout has none";
 const TOO_DEEP: &str = "nothing stands below an upstream's key: write its address, or its fields as one JSON object, to \
@@ -190,6 +195,16 @@ impl Key {
         Self::Setting { service: service.clone(), layout: Layout::Current, name }
     }
 
+    /// True for a key below `log/`. It costs less than to parse the key.
+    pub fn is_log(key: &str) -> bool {
+        key.starts_with(LOG_FOLDER)
+    }
+
+    /// True if the key's value must stay out of logs and histories.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Setting { name, .. } if name.is_secret())
+    }
+
     /// The service that the key belongs to. `None` for the keys of balancers and of the store.
     pub fn service_id(&self) -> Option<&ServiceId> {
         match self {
@@ -198,7 +213,7 @@ impl Key {
             | Self::Override { service, .. }
             | Self::Slot { service, .. }
             | Self::Standby { service, .. } => Some(service),
-            Self::Balancer(_) | Self::AcceptStore => None,
+            Self::Balancer(_) | Self::AcceptStore | Self::Log(_) => None,
         }
     }
 
@@ -251,6 +266,7 @@ impl FromStr for Key {
         let (folder, rest) = match parts.as_slice() {
             ["balancers", node] => return Ok(Self::Balancer(node.parse()?)),
             ["control", "accept-store"] => return Ok(Self::AcceptStore),
+            ["log", name] => return Ok(Self::Log(name.parse()?)),
             [folder, rest @ ..] => (*folder, rest),
             [] => return Err(KeyError::Unknown),
         };
@@ -287,6 +303,7 @@ impl fmt::Display for Key {
             }
             Self::Balancer(node) => write!(f, "balancers/{node}"),
             Self::AcceptStore => f.write_str("control/accept-store"),
+            Self::Log(name) => write!(f, "{LOG_FOLDER}{name}"),
         }
     }
 }
@@ -309,6 +326,7 @@ mod tests {
             "services/shop/color",
             "balancers/lb1",
             "control/accept-store",
+            "log/20261130T101306.123Z-1f9c03ab",
         ] {
             assert_eq!(key.parse::<Key>().unwrap().to_string(), key);
         }
@@ -340,6 +358,7 @@ mod tests {
         }
         for key in [
             "balancers/a b",
+            "log/a b",
             "http-services/web/slots/0",
             "http-services/web/slots/01",
             "http-services/web/slots/+1",

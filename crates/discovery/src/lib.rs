@@ -33,11 +33,11 @@ pub use claim::{Claim, ClaimConflict, collect_claims, find_claim_conflicts};
 pub use copies::{CopyReport, SlotReport, StandbyReport, explain_missing_copy};
 pub use domain::{Domain, Host};
 pub use key::{Key, KeyError, Kind, Layout, ServiceId};
-pub use name::{Color, FileName, HostName, Node, Profile, ServiceName, UpstreamId};
+pub use name::{Color, FileName, HostName, LogName, Node, Profile, ServiceName, UpstreamId};
 pub use path::PathPrefix;
 pub use record::{
-    Override, OverrideState, Slot, SlotNumber, Standby, StandbyReason, Timestamp, UnknownFields, Upstream,
-    UpstreamState, Weight,
+    Author, LogEntry, Override, OverrideState, Slot, SlotNumber, Standby, StandbyReason, Timestamp, UnknownFields,
+    Upstream, UpstreamState, Weight,
 };
 pub use refusal::{Excerpt, Refusal};
 pub use setting::{

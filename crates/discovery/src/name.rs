@@ -130,6 +130,10 @@ name! {
     /// A balancer's name, the `<node>` of its record's key.
     Node
 }
+name! {
+    /// The name of an entry of the change log, `20261130T101306.123Z-1f9c03ab`. Entries sort by the time of their write.
+    LogName
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
-//! An upstream's record, an operator's override, and a copy's slot or stand-by, as text that people read and write.
+//! An upstream's record, an operator's override, a copy's slot or stand-by, and an entry of the change log, as text that people read and write.
 //!
 //! Whether an upstream serves is decided elsewhere, from its record, override and color. Pure: no I/O, no clock.
 
 mod fields;
+mod log_entry;
 mod slot;
 mod timestamp;
 
@@ -18,6 +19,7 @@ use crate::store::{LONGEST_RECORD, value_length};
 use crate::{Color, HostName, Refusal, UpstreamAddress};
 use fields::read_fields;
 
+pub use log_entry::{Author, LogEntry};
 pub use slot::{Slot, SlotNumber, Standby, StandbyReason};
 pub use timestamp::Timestamp;
 

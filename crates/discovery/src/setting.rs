@@ -224,6 +224,16 @@ fn list_refusals(mut refusals: Vec<String>) -> String {
     format!("{}{more}; the other words count", refusals.join("; "))
 }
 
+impl SettingName {
+    /// The settings whose values no log and no history may show. No setting is secret so far.
+    const SECRET: &[Self] = &[];
+
+    /// True if the setting's value must stay out of logs and histories.
+    pub fn is_secret(self) -> bool {
+        Self::SECRET.contains(&self)
+    }
+}
+
 impl FromStr for SettingName {
     type Err = Refusal;
 

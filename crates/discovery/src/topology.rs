@@ -140,6 +140,7 @@ impl Topology {
                 self.accept_store = entry.map(|(entry, _)| entry.clone());
                 None
             }
+            Ok(Key::Log(_)) => None,
             Ok(key @ (Key::Slot { .. } | Key::Standby { .. })) => {
                 self.set_copy_key(&key, entry.map(|(entry, _)| entry));
                 None
@@ -214,6 +215,7 @@ impl Topology {
         match key.parse::<Key>() {
             Ok(Key::Balancer(node)) => self.balancers.contains_key(&node),
             Ok(Key::AcceptStore) => self.accept_store.is_some(),
+            Ok(Key::Log(_)) => false,
             Ok(key) => key.service_id().is_some_and(|id| self.entry_of(id, &key).is_some()),
             Err(_) => self.ignored.contains_key(key),
         }
@@ -289,6 +291,11 @@ impl Topology {
         &self.copies
     }
 
+    /// The entry of a service's key. `None` if there is none, and for other keys.
+    pub fn find_entry(&self, key: &Key) -> Option<&Entry> {
+        self.entry_of(key.service_id()?, key)
+    }
+
     /// The keys of all services, without slots and stand-bys. [`Topology::from_entries`] makes the same services of them.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.services.values().flat_map(|service| service.entries())
@@ -357,6 +364,7 @@ impl Topology {
             Ok(Key::Balancer(node)) => self.balancers.get(&node),
             Ok(Key::AcceptStore) => self.accept_store.as_ref(),
             Ok(Key::Slot { .. } | Key::Standby { .. }) if !self.limits.with_copies => return None,
+            Ok(Key::Log(_)) => return None,
             Ok(parsed) => parsed.service_id().and_then(|id| self.entry_of(id, &parsed)),
             Err(_) => {
                 let words = match ignored {

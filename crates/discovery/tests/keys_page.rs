@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use discovery::{
-    Acceptance, BalancerRecord, Entry, Key, Kind, Layout, Override, ServiceId, Setting, SettingName, Slot, Standby,
-    Topology, Upstream,
+    Acceptance, BalancerRecord, Entry, Key, Kind, Layout, LogEntry, Override, ServiceId, Setting, SettingName, Slot,
+    Standby, Topology, Upstream,
 };
 
 const PAGE: &str = include_str!("../../../docs/keys.md");
@@ -69,15 +69,16 @@ fn sort(key: &Key) -> &'static str {
         Key::Standby { .. } => "standby",
         Key::Balancer(_) => "balancer",
         Key::AcceptStore => "accept-store",
+        Key::Log(_) => "log",
     }
 }
 
-const SORTS: [&str; 7] = ["setting", "upstream", "override", "slot", "standby", "balancer", "accept-store"];
+const SORTS: [&str; 8] = ["setting", "upstream", "override", "slot", "standby", "balancer", "accept-store", "log"];
 
 /// One key of every form that there is.
 fn every_key() -> Vec<Key> {
     let id = || "a".parse().unwrap();
-    let mut keys = vec![Key::Balancer("lb".parse().unwrap()), Key::AcceptStore];
+    let mut keys = vec![Key::Balancer("lb".parse().unwrap()), Key::AcceptStore, Key::Log("a".parse().unwrap())];
     for kind in [Kind::Http, Kind::Tcp] {
         let service = ServiceId { kind, name: "x".parse().unwrap() };
         let layouts = if kind == Kind::Http { &[Layout::Current, Layout::Legacy][..] } else { &[Layout::Current] };
@@ -105,6 +106,7 @@ fn read(key: &Key, value: &[u8]) -> Result<(), String> {
         Key::Standby { .. } => Standby::parse(value).map(drop),
         Key::Balancer(_) => BalancerRecord::parse(value).map(drop),
         Key::AcceptStore => Acceptance::parse(value).map(drop),
+        Key::Log(_) => LogEntry::parse(value).map(drop),
     };
     read.map_err(|refusal| refusal.to_string())
 }
@@ -185,6 +187,8 @@ fn every_field_of_a_record_has_its_row() {
         ..BalancerRecord::default()
     };
     assert_eq!(table("| field |"), field_names(&full.to_string()));
+    let entry = LogEntry::default().to_string();
+    assert_eq!(table("| field of an entry |"), field_names(&entry));
 }
 
 fn field_names(json: &str) -> BTreeSet<String> {

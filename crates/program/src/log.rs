@@ -3,9 +3,10 @@
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt, io, panic,
+    sync::OnceLock,
 };
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
     filter::ParseError,
@@ -14,11 +15,15 @@ use tracing_subscriber::{
         format::Writer,
         time::{FormatTime, SystemTime},
     },
+    layer::SubscriberExt as _,
     registry::{LookupSpan, Scope},
 };
 
 use crate::destination::Destination;
-use crate::{output, text::OneLine};
+use crate::{
+    output,
+    text::{OneLine, escape_json},
+};
 
 /// Failure to set up the log.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,59 @@ pub enum LogError {
     Twice,
 }
 
+/// Form of the lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line for people. The journal gets priorities, a terminal colors, and everything else times
+    #[default]
+    Text,
+    /// A JSON object in each line, wherever it goes
+    Json,
+}
+
+/// Filter and form of the process's log, for further subscribers.
+static SET_UP: OnceLock<(String, LogFormat)> = OnceLock::new();
+
+/// Sets up the log as [`init`] does, in this form.
+pub fn init_as(filter: &str, format: LogFormat) -> Result<(), LogError> {
+    if format == LogFormat::Text {
+        return init(filter);
+    }
+    let parsed = parse_filter(filter)?;
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(parsed)
+        .with_writer(JsonStderr)
+        .log_internal_errors(false)
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
+    note_set_up(filter, format);
+    Ok(())
+}
+
+/// Subscriber that gives each field of an event to the journal by itself, as `<prefix>_<FIELD>`. `None` if stderr isn't the
+/// journal, or if the log has another form.
+///
+/// It blocks while the journal takes nothing. So only a thread that nothing waits for may use it.
+pub fn journal_with_fields(prefix: &str) -> Option<Dispatch> {
+    let (filter, format) = SET_UP.get()?;
+    if *format != LogFormat::Text || Destination::of_stderr() != Destination::Journal {
+        return None;
+    }
+    let layer = tracing_journald::layer().ok()?.with_field_prefix(Some(prefix.to_owned()));
+    Some(Dispatch::new(tracing_subscriber::registry().with(layer).with(parse_filter(filter).ok()?)))
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+}
+
+fn note_set_up(filter: &str, format: LogFormat) {
+    let _ = SET_UP.set((filter.to_owned(), format));
+    panic::set_hook(Box::new(log_panic));
+}
+
 /// Sets up the process's log: events that pass `filter` (`info`, or `info,registry=debug`) go to stderr.
 ///
 /// For the journal, each line starts with its priority (sd-daemon(3)) and has no time stamp, since the journal has a
@@ -45,10 +103,10 @@ pub enum LogError {
 ///
 /// From here on a panic is an event of the log too. The standard library's own message would block on a full pipe.
 pub fn init(filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let parsed = parse_filter(filter)?;
     let place = Destination::of_stderr();
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parsed)
         .with_writer(Stderr)
         // The library would print the complaint to stderr, and panic if that fails too.
         .log_internal_errors(false)
@@ -56,7 +114,7 @@ pub fn init(filter: &str) -> Result<(), LogError> {
         .event_format(Line { place })
         .try_init()
         .map_err(|_| LogError::Twice)?;
-    panic::set_hook(Box::new(log_panic));
+    note_set_up(filter, LogFormat::Text);
     Ok(())
 }
 
@@ -87,6 +145,29 @@ impl MakeWriter<'_> for Stderr {
 impl io::Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         output::stderr().queue_line(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writer of JSON, in which hidden characters are escaped.
+struct JsonStderr;
+
+impl MakeWriter<'_> for JsonStderr {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+impl io::Write for JsonStderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        output::stderr().queue_line(escape_json(&text).into_owned().into_bytes());
         Ok(line.len())
     }
 

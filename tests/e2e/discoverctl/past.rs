@@ -99,9 +99,13 @@ fn a_document_is_written_and_read() {
     write(&file, &text);
     let file = file.display().to_string();
     ctl(&other, &["import", &file, "--dry-run"]).assert(0);
+    let durable_of = |etcd: &Etcd| -> std::collections::BTreeMap<String, Vec<u8>> {
+        // The change log isn't part of a document.
+        etcd.entries("").into_iter().filter(|(key, _)| !key.contains("/log/")).collect()
+    };
     assert!(other.entries("").is_empty());
     ctl(&other, &["import", &file]).assert(0);
-    assert_eq!(other.entries(""), durable);
+    assert_eq!(durable_of(&other), durable);
     let again = ctl(&other, &["import", &file]);
     assert!(again.stdout.starts_with("nothing to change"), "{again:#?}");
     assert_eq!(ctl(&etcd, &["export", "db", "--output", "json"]).json()["tcp-services"]["db"]["ports"], "3306");
@@ -110,9 +114,9 @@ fn a_document_is_written_and_read() {
     other.put("http-services/shop/hsts", "180d");
     other.put("http-services/blog/domain", "blog.test");
     ctl(&other, &["import", &file]).assert(0);
-    assert_eq!(other.entries("").len(), durable.len() + 2);
+    assert_eq!(durable_of(&other).len(), durable.len() + 2);
     ctl(&other, &["import", &file, "--prune"]).assert(0);
-    assert_eq!(other.entries("").len(), durable.len() + 1);
+    assert_eq!(durable_of(&other).len(), durable.len() + 1);
 
     let revision = other.revision();
     write(&file, "http-services:\n  shop:\n    balance: random\n    tls: maybe\n");

@@ -3,15 +3,21 @@
 use haproxy::command::{self, CommandLine};
 
 /// The variables of confgen's own that lead to a secret.
-const OWN: [&str; 4] =
-    ["CONFGEN_ADMIN_TOKEN_FILE", "CONFGEN_ADMIN_CERT", "CONFGEN_ADMIN_KEY", "CONFGEN_STATS_PASSWORD_FILE"];
+const OWN: [&str; 5] = [
+    "CONFGEN_ADMIN_TOKEN_FILE",
+    "CONFGEN_ADMIN_CERT",
+    "CONFGEN_ADMIN_KEY",
+    "CONFGEN_CHANGE_WEBHOOK",
+    "CONFGEN_STATS_PASSWORD_FILE",
+];
 
 /// Reads a command line that runs without secrets and without systemd's notification socket.
 pub(super) fn without_secrets(text: &str) -> Result<CommandLine, command::Error> {
     Ok(text.parse::<CommandLine>()?.without_variables(withheld()))
 }
 
-fn withheld() -> impl Iterator<Item = &'static str> {
+/// The variables that no command inherits.
+pub fn withheld() -> impl Iterator<Item = &'static str> {
     program::variable::withheld_variables(&registry::SECRET_VARIABLES, &OWN)
 }
 

@@ -162,6 +162,7 @@ impl EventLoop {
             report.has_reconciled = true;
         });
         self.advance_applied();
+        self.record_changes();
     }
 
     pub(super) fn on_published(&mut self, published: Published) {

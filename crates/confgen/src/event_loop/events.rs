@@ -22,10 +22,13 @@ impl EventLoop {
                 let (keys, revision) = (snapshot.entries.len(), snapshot.revision);
                 tracing::info!(keys, revision, "store listed");
                 self.replica.set_listing_time(SystemTime::now());
+                let (known, before) = (self.replica.store_revision(), Arc::clone(self.replica.topology()));
                 self.replica.apply_listing(&snapshot);
+                self.changes.note_listing(known, &before, self.replica.store_revision(), self.replica.topology());
                 self.schedule(Input::StoreListed);
             }
             Event::Changes { revision, changes } => {
+                self.changes.note_changes(self.replica.topology(), revision, &changes);
                 if self.replica.apply_changes(revision, &changes) {
                     self.schedule(Input::from_changes(&changes));
                 }
@@ -48,6 +51,10 @@ impl EventLoop {
         }
         self.status.send_modify(|status| (status.seen, status.store_error) = (seen, None));
         self.advance_applied();
+        // Changes of services are recorded after their reconcile, so that they don't delay it.
+        if self.changes.has_balancers() {
+            self.record_changes();
+        }
     }
 
     /// Each listing of the store has HAProxy observed. While the store is away, time does.

@@ -33,6 +33,12 @@ impl EventLoop {
         });
     }
 
+    /// Has the log of changes take those that HAProxy has.
+    pub(super) fn record_changes(&mut self) {
+        let reconcile = Arc::clone(&self.status.borrow().reconcile);
+        self.changes.record_applied(&reconcile);
+    }
+
     pub(super) fn update_drains(&self) {
         let (open, ended) = (self.drains.tracker().open_drains(), self.drains.tracker().count_ended());
         self.status.send_if_modified(|status| {

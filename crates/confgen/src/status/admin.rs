@@ -1,5 +1,6 @@
 //! The admin port: the status and HAProxy's own figures. It changes nothing, and no reconcile waits for it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use daemon::admin::{Config, Error, Probes, Pulse, Server};
-use discovery::balancer_api::Identity;
+use discovery::balancer_api::{Changes, Identity};
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::local_files::expiry;
+use crate::state_dir::change_log::{LogEnd, read_changes};
 use crate::status::api;
 use crate::status::api::Counted;
 use crate::status::balancer_record::to_balancer_record;
@@ -46,11 +48,23 @@ impl Port {
     }
 
     /// Answers requests until `ended`.
-    pub fn serve(self, status: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
+    pub fn serve(
+        self,
+        status: &watch::Sender<Status>,
+        pulse: Pulse,
+        socket: Socket,
+        (state_dir, log_end): (PathBuf, Arc<LogEnd>),
+        ended: CancellationToken,
+    ) {
         status.send_modify(|status| status.url = self.url);
         let figures = Mutex::new(None);
-        let shown =
-            Arc::new(AdminState { status: status.subscribe(), socket: socket.with_timeout(FIGURES_WITHIN), figures });
+        let shown = Arc::new(AdminState {
+            status: status.subscribe(),
+            socket: socket.with_timeout(FIGURES_WITHIN),
+            figures,
+            state_dir,
+            log_end,
+        });
         let probes = Arc::clone(&shown);
         let routes = daemon::admin::build_routes(pulse, probes).merge(build_routes(shown));
         tokio::spawn(self.server.serve(routes, ended));
@@ -62,6 +76,9 @@ struct AdminState {
     status: watch::Receiver<Status>,
     socket: Socket,
     figures: Mutex<Option<CachedFigures>>,
+    /// The directory with the log of changes.
+    state_dir: PathBuf,
+    log_end: Arc<LogEnd>,
 }
 
 /// HAProxy's figures, with the time of the question and the last action before it.
@@ -131,11 +148,21 @@ struct UpstreamQuery {
     service: Option<String>,
 }
 
+/// The query of `/api/v1/changes`.
+#[derive(Deserialize)]
+struct ChangesQuery {
+    service: Option<String>,
+    since: Option<String>,
+    keys: Option<String>,
+    limit: Option<usize>,
+}
+
 fn build_routes(shown: Arc<AdminState>) -> Router {
     let api = Router::new()
         .route("/status", get(async |State(shown): Shared| shown.respond_from_status(api::show_status)))
         .route("/quarantine", get(async |State(shown): Shared| shown.respond_from_status(api::show_quarantine)))
         .route("/history", get(async |State(shown): Shared| shown.respond_from_status(api::show_history)))
+        .route("/changes", get(get_changes))
         .route("/balancer", get(async |State(shown): Shared| shown.respond_from_status(to_balancer_record)))
         .route(
             "/certificates",
@@ -163,6 +190,30 @@ async fn get_upstreams(State(shown): Shared, Query(which): Query<UpstreamQuery>)
         respond_json(status, &api::show_upstreams(status, figures, which.service.as_deref()))
     };
     shown.respond_off_runtime(answer).await
+}
+
+async fn get_changes(State(shown): Shared, Query(which): Query<ChangesQuery>) -> Result<Response, StatusCode> {
+    let status = shown.current_status();
+    let ChangesQuery { service, since, keys, limit } = which;
+    let query = match api::parse_change_query(service.as_deref(), since.as_deref(), keys.as_deref(), limit) {
+        Ok(query) => query,
+        Err(words) => return Ok((StatusCode::BAD_REQUEST, respond_json(&status, &error_body(&words))).into_response()),
+    };
+    let (state_dir, log_end) = (shown.state_dir.clone(), Arc::clone(&shown.log_end));
+    // Off the async runtime: the files may have some ten megabytes.
+    let read = tokio::task::spawn_blocking(move || {
+        // Before the files are read: they have every change up to there.
+        let until_revision = log_end.await_until();
+        read_changes(&state_dir, &query).map(|changes| Changes { until_revision, ..changes })
+    })
+    .await;
+    match read.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)? {
+        Ok(changes) => Ok(respond_json(&status, &changes)),
+        Err(error) => {
+            let words = format!("can't read the log of changes: {error}");
+            Ok((StatusCode::INTERNAL_SERVER_ERROR, respond_json(&status, &error_body(&words))).into_response())
+        }
+    }
 }
 
 async fn get_service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {

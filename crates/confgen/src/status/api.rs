@@ -4,6 +4,7 @@
 //! seconds.
 
 mod certificates;
+mod changes;
 mod service;
 mod upstream;
 
@@ -21,6 +22,7 @@ use crate::status::activity::UnderWay;
 use crate::status::{HistoryEntry, Identity, OperatorFilesStatus, RunningHaproxy, Status};
 
 pub use certificates::show_certificates;
+pub use changes::parse_change_query;
 pub use service::{find_service, show_first_services, show_services};
 pub use upstream::show_upstreams;
 

@@ -57,6 +57,22 @@ fn put(replica: &mut StoreReplica, entry: Entry) -> bool {
 const ALL: [&str; 4] = ["blog/upstreams/b", "shop/domain", "shop/upstreams/a", "shop/upstreams/b"];
 
 #[test]
+fn the_change_log_concerns_no_reconcile() {
+    let mut replica = replica();
+    let logged = |revision| Change::Put(entry("log/20261130T101306.123Z-1", "{}", revision));
+    let gone = Change::Delete { key: "log/20261130T101306.123Z-1".into(), revision: 102, previous: None };
+    assert!(!replica.apply_changes(101, &[logged(101)]) && !replica.apply_changes(102, &[gone]));
+    assert_eq!(replica.store_revision(), FIRST, "an entry that expires must not look like a change to apply");
+    assert!(!replica.has_unseen_changes());
+    // In a transaction only the service's key counts.
+    let changes = [logged(103), Change::Put(entry("http-services/shop/domain", "new.com", 103))];
+    assert!(replica.apply_changes(103, &changes));
+    let update = replica.take_update().unwrap();
+    assert_eq!((update.store_revision.revision, update.topology.ignored_keys().len()), (103, 0));
+    assert_eq!(bound_entry(entry("log/20261130T101306.123Z-1", "{}", 1)), None);
+}
+
+#[test]
 fn each_change_is_in_one_update() {
     let mut replica = StoreReplica::default();
     let first = upstream("a", "1", "10.0.0.1:80", 3);

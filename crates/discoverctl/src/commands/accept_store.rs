@@ -45,7 +45,7 @@ impl AcceptStore {
         let outcome = context.apply_edit_until(&store, &edit, &self.changing, awaited).await?;
         // Without the wait a balancer may not have read the key yet. `lint` reports a key that is left over.
         if !self.changing.dry_run && !self.changing.no_wait {
-            delete_acceptance(context, &word).await?;
+            delete_acceptance(context, &word, self.changing.reason.as_deref()).await?;
         }
         Ok(outcome)
     }
@@ -66,7 +66,7 @@ impl AcceptStore {
 }
 
 /// Deletes the acceptance after every balancer applied it. A newer acceptance, of another operator, stays.
-async fn delete_acceptance(context: &Context, acceptance: &Acceptance) -> Result<(), Error> {
+async fn delete_acceptance(context: &Context, acceptance: &Acceptance, reason: Option<&str>) -> Result<(), Error> {
     let store = context.read_store().await?;
     let key = Key::AcceptStore.to_string();
     let standing = store.find_entry(&key).and_then(|entry| Acceptance::parse(&entry.value).ok());
@@ -74,7 +74,7 @@ async fn delete_acceptance(context: &Context, acceptance: &Acceptance) -> Result
     if standing.as_ref() == Some(acceptance) {
         let mut edit = Edit::default();
         edit.delete(&store, &key);
-        context.commit_edit(&edit).await?;
+        context.commit_edit(&store, &edit, reason).await?;
     }
     Ok(())
 }

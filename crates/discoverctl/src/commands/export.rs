@@ -33,7 +33,7 @@ pub(crate) const IMPORT_EXAMPLES: &str = "Examples:
   Make the file's services exactly as they are in the file:
       discoverctl import services.yaml --prune
 
-All keys are written in one transaction, or in one for each 128 keys. A value that no balancer could follow, and a domain or
+All keys are written in one transaction, or in one for each 110 keys. A value that no balancer could follow, and a domain or
 port that another service has, are refused before anything is written.";
 
 #[derive(Debug, Args)]

@@ -20,7 +20,7 @@ use self::plan::{Plan, Steps};
 use crate::balancer_api::ServiceInFull;
 use crate::colors;
 use crate::commands::switch::sample::{Limits, Percent};
-use crate::context::Context;
+use crate::context::{Context, check_reason};
 use crate::error::{Error, Outcome};
 use crate::store::Store;
 use crate::target::ServiceArg;
@@ -77,6 +77,9 @@ pub(crate) struct Switch {
     /// Switch to a color without a healthy upstream, or of unknown health
     #[arg(long)]
     force: bool,
+    /// Write this reason into the change log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Print the steps, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -87,6 +90,7 @@ pub(crate) struct Switch {
 
 impl Switch {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        check_reason(self.reason.as_deref())?;
         let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id).cloned();

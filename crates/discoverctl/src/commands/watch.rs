@@ -1,5 +1,7 @@
 //! `watch`: prints upstreams as they come, go and change.
 
+mod key_changes;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::key_changes::{KeyChange, list_key_changes};
 use crate::balancer_api::{Answers, BalancerApi, Upstreams};
 use crate::context::Context;
 use crate::error::{Error, Outcome};
@@ -26,9 +29,11 @@ use crate::verdict::Keys;
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl watch
   discoverctl watch shop --for 1m
+  discoverctl watch shop --changes
   discoverctl watch --output json | jq -r 'select(.change == \"gone\") | .service + \"/\" + .id'
 
 It prints a row for each upstream, then a row for each change, until Ctrl-C. With --output json each row is an object in one line.
+--changes adds a row for each change of a setting or an override: `set` or `unset`, with the writer and the reason.
 It follows the store, and asks the balancers every second. While etcd is away it tries again.";
 
 /// The interval between two questions to the balancers. Their counters are at most half a second old.
@@ -39,6 +44,9 @@ pub(crate) struct Watch {
     /// Watch this service instead of all
     #[arg(value_name = "SVC")]
     service: Option<ServiceArg>,
+    /// Print changes of settings and overrides too, with their writers
+    #[arg(long)]
+    changes: bool,
     /// End after this time instead of at Ctrl-C
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Option<Duration>,
@@ -64,6 +72,8 @@ struct WatchState {
     answers: Answers<Upstreams>,
     only: Option<ServiceId>,
     is_away: bool,
+    /// The changes of keys that aren't printed yet. None without --changes.
+    key_changes: Option<Vec<KeyChange>>,
 }
 
 impl Watch {
@@ -72,7 +82,9 @@ impl Watch {
         let only = self.service.as_ref().map(|named| named.find_service(&store.topology)).transpose()?;
         let api = Arc::new(context.balancer_api(&store)?);
         let answers = api.ask_all("upstreams").await;
-        let known = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
+        let key_changes = self.changes.then(Vec::new);
+        let (topology, balancers) = (store.topology, store.balancers);
+        let known = WatchState { topology, balancers, answers, only, is_away: false, key_changes };
         // A limit that the clock can't represent is as good as none.
         let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         tokio::select! {
@@ -101,6 +113,7 @@ async fn follow_changes(context: &Context, mut known: WatchState, mut api: Arc<B
     loop {
         let now = build_rows(known.keys(), &known.answers, known.only.as_ref());
         printer.print_changes(&shown, &now)?;
+        printer.print_key_changes(&known.take_key_changes())?;
         // The next listing is compared with the one that was printed, so a slow reader causes no queue.
         if !until_written().await? {
             return Ok(());
@@ -144,6 +157,10 @@ impl WatchState {
         Keys { topology: &self.topology, balancers: &self.balancers }
     }
 
+    fn take_key_changes(&mut self) -> Vec<KeyChange> {
+        self.key_changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     fn apply_event(&mut self, event: Event) {
         match event {
             Event::Disconnected { error, .. } => {
@@ -153,11 +170,16 @@ impl WatchState {
                 }
                 return;
             }
+            // A listing has no order of changes and no writers, so `--changes` shows only those that were followed.
             Event::Snapshot(snapshot) => {
                 self.topology = Topology::from_entries(&snapshot.entries);
                 self.balancers = BalancerRecords::from_snapshot(&snapshot);
             }
             Event::Changes { changes, .. } => {
+                if let Some(waiting) = &mut self.key_changes {
+                    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+                    waiting.extend(list_key_changes(&self.topology, &changes, self.only.as_ref(), &time));
+                }
                 for change in &changes {
                     self.topology.apply_change(change);
                     self.balancers.apply_change(change);
@@ -236,6 +258,20 @@ impl ChangePrinter {
             }
         }
         texts.iter().for_each(|text| self.screen.print(text));
+        Ok(())
+    }
+
+    /// Prints changes of keys. A key has no column of the upstreams' table, so these lines have blanks between their cells.
+    fn print_key_changes(&self, changes: &[KeyChange]) -> Result<(), Error> {
+        for change in changes {
+            let text = match self.screen.format() {
+                Format::Json => json_line(change)?,
+                Format::Yaml => format!("---\n{}", to_yaml(change)?),
+                Format::Plain => change.to_cells().join("\t"),
+                Format::Table => change.to_cells().join("  "),
+            };
+            self.screen.print(&text);
+        }
         Ok(())
     }
 

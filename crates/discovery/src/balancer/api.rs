@@ -5,6 +5,7 @@
 //! the JSON. A reader ignores names that it doesn't know, and fills in names that an older balancer doesn't write yet.
 
 mod certificates;
+mod changes;
 mod service;
 mod status;
 mod upstream;
@@ -12,6 +13,7 @@ mod upstream;
 use serde::{Deserialize, Serialize};
 
 pub use certificates::{Certificate, Certificates, Host, ServedBy};
+pub use changes::{AppliedChange, Changes};
 pub use service::{PreviewColor, Route, Service, ServiceInFull, Services, UpstreamCounts};
 pub use status::{
     Act, CutOff, FilesStatus, HaproxyStatus, History, OldProcess, OldProcesses, Quarantine, Status, StoreStatus,

@@ -130,7 +130,7 @@ impl Service {
             Key::Setting { name, .. } => &self.setting(name)?.entry,
             Key::Upstream { id, .. } => &self.upstream(&id)?.entry,
             Key::Override { id, .. } => &self.override_of(&id)?.entry,
-            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => return None,
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore | Key::Log(_) => return None,
         };
         Some(entry).filter(|entry| entry.key == key)
     }
@@ -161,7 +161,7 @@ impl Service {
             Key::Upstream { id, .. } => self.upstreams.contains_key(id),
             Key::Override { id, .. } => self.overrides.contains_key(id),
             Key::Setting { name, .. } => self.settings.contains_key(name),
-            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => false,
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore | Key::Log(_) => false,
         }
     }
 
@@ -183,7 +183,7 @@ impl Service {
                 let parsed = entry.map(|entry| new_parsed_entry(entry, Override::parse(&entry.value)));
                 set_layer(&mut self.overrides, id, Layout::Current, parsed);
             }
-            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => {}
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore | Key::Log(_) => {}
         }
     }
 
@@ -193,7 +193,7 @@ impl Service {
             Key::Setting { layout, name, .. } => layer_entry(&self.settings, name, *layout),
             Key::Upstream { layout, id, .. } => layer_entry(&self.upstreams, id, *layout),
             Key::Override { id, .. } => layer_entry(&self.overrides, id, Layout::Current),
-            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore => None,
+            Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore | Key::Log(_) => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use discovery::Change;
+use discovery::{Change, Key};
 
 use crate::reconcile::Pending;
 
@@ -104,12 +104,14 @@ impl Input {
     /// The input for changes of the store. A service that is written key by key, as with etcdctl, needs more than one
     /// transaction. So a single key may be the first of several, and several keys of one transaction are all.
     pub fn from_changes(changes: &[Change]) -> Self {
-        let mut written = changes.iter().map(|change| match change {
+        // The entry of the change log is in the transaction too, and no key of the service.
+        let changes = || changes.iter().filter(|change| !Key::is_log(change.key()));
+        let mut written = changes().map(|change| match change {
             Change::Put(entry) => service_folder(&entry.key).map(|folder| (folder, entry.mod_revision)),
             Change::Delete { .. } => None,
         });
         let first = written.next().flatten();
-        let is_whole = first.is_some() && changes.len() > 1 && written.all(|other| other == first);
+        let is_whole = first.is_some() && changes().count() > 1 && written.all(|other| other == first);
         if is_whole { Self::ServiceWritten } else { Self::StoreChanged }
     }
 }
@@ -193,9 +195,12 @@ mod tests {
         let (domain, upstream) = ("http-services/a/domain", "http-services/a/upstreams/1");
         let input = |changes: &[Change]| Input::from_changes(changes);
         assert_eq!(input(&[put(domain, 7), put(upstream, 7)]), Input::ServiceWritten);
+        let logged = put("log/20261130T101306.123Z-1", 7);
+        assert_eq!(input(&[put(domain, 7), logged.clone(), put(upstream, 7)]), Input::ServiceWritten);
         for changes in [
             vec![],
             vec![put(domain, 7)],
+            vec![put(domain, 7), logged],
             vec![put(domain, 7), put(upstream, 8)],
             vec![put(domain, 7), put("http-services/b/domain", 7)],
             vec![put(domain, 7), Change::Delete { key: upstream.to_owned(), revision: 7, previous: None }],

@@ -171,7 +171,7 @@ fn parse_key(key: &str, value: String) -> Result<DocumentKey, String> {
         Key::Upstream { .. } => Upstream::parse(value.as_bytes()).map(drop),
         Key::Override { .. } => Override::parse(value.as_bytes()).map(drop),
         Key::Slot { .. } | Key::Standby { .. } => return Err(format!("{key} is an announcer's, under its lease")),
-        Key::Balancer(_) | Key::AcceptStore => return Err(format!("{key} is no key of a service")),
+        Key::Balancer(_) | Key::AcceptStore | Key::Log(_) => return Err(format!("{key} is no key of a service")),
     };
     checked.map_err(|refusal| format!("{key}: {refusal}"))?;
     Ok(DocumentKey { key: parsed, value })

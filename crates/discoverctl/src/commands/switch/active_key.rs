@@ -8,6 +8,7 @@ use discovery::{Entry, Key, ServiceId, SettingName};
 use registry::{Client, Condition, Error, Txn};
 use tokio::time::{Instant, sleep};
 
+use crate::context::{Context, Note};
 use crate::store::{Store, lossy_text};
 
 /// The interval between two checks for another client's write, and between two tries of a write that etcd did not
@@ -58,17 +59,20 @@ impl ActiveKey {
     }
 
     /// Writes the value, or deletes the key if it is None. After an unanswered try it asks etcd for the outcome, and
-    /// tries again until `patience` ends.
+    /// tries again until `patience` ends. `reason` goes into the change log.
     pub(super) async fn write_value(
         &mut self,
-        client: &Client,
+        context: &Context,
         value: Option<String>,
+        reason: Option<&str>,
         patience: Duration,
     ) -> WriteOutcome {
         let deadline = Instant::now() + patience;
         let mut is_doubtful = false;
         loop {
-            match client.commit(self.build_txn(value.as_deref())).await {
+            let note = Note { keys: vec![&self.key], reason, ..Note::default() };
+            let committed = context.commit_logged(self.build_txn(value.as_deref()), &note).await;
+            match committed {
                 Ok(committed) if committed.succeeded => {
                     // A deleted key has no revision. The condition of its next write is that it is absent.
                     let at = if value.is_some() { committed.revision } else { 0 };

@@ -119,7 +119,11 @@ impl<'a> SwitchRun<'a> {
         // A switch that continues after an interruption finds its first step written already.
         let standing = self.active.value.as_ref().and_then(|value| value.parse::<Active>().ok());
         let is_written = standing.as_ref() == Some(&active);
-        let event = if is_written { Event::Written } else { self.write_active(Some(active.to_string())).await };
+        let reason = self.options.reason.clone();
+        let event = match is_written {
+            true => Event::Written,
+            false => self.write_active(Some(active.to_string()), reason.as_deref()).await,
+        };
         if event == Event::Written {
             let revision = self.active.revision;
             self.update_last_step(|step| step.revision = Some(revision));
@@ -136,15 +140,18 @@ impl<'a> SwitchRun<'a> {
         let why = self.report.reason.clone().unwrap_or_default();
         self.print_line(&format!("going back: {why}"));
         // If the first write was never made, the store still has the old value.
-        let event = if self.active.value == before { Event::Written } else { self.write_active(before).await };
+        let event = match self.active.value == before {
+            true => Event::Written,
+            false => self.write_active(before, Some(&format!("going back: {why}"))).await,
+        };
         if event == Event::Written {
             self.report.active.clone_from(&self.plan.before.as_ref().map(ToString::to_string));
         }
         event
     }
 
-    async fn write_active(&mut self, value: Option<String>) -> Event {
-        match self.active.write_value(&self.context.client, value, self.options.timeout).await {
+    async fn write_active(&mut self, value: Option<String>, reason: Option<&str>) -> Event {
+        match self.active.write_value(self.context, value, reason, self.options.timeout).await {
             WriteOutcome::Done => Event::Written,
             WriteOutcome::Conflict => Event::Conflict,
             WriteOutcome::Unknown { error, is_certain } => {

@@ -38,6 +38,7 @@ fn names_and_their_order_stay() {
     let service =
         Service { routes: vec![Route::default()], previews: vec![PreviewColor::default()], ..Service::default() };
     let full = ServiceInFull { service: service.clone(), ..ServiceInFull::default() };
+    let applied = AppliedChange { author: Some(crate::Author::default()), ..AppliedChange::default() };
     let text = [
         to_line(&Identity::default()),
         to_line(&status),
@@ -47,6 +48,7 @@ fn names_and_their_order_stay() {
         to_line(&Services { services: vec![service], ..Services::default() }),
         to_line(&full),
         to_line(&Upstreams { upstreams: vec![whole_upstream()], ..Upstreams::default() }),
+        to_line(&Changes { changes: vec![applied], ..Changes::default() }),
     ];
     expect_test::expect_file!["names.jsonl"].assert_eq(&text.concat());
 }
@@ -70,6 +72,7 @@ fn a_missing_field_is_empty_and_an_unknown_one_is_ignored() {
     assert_reads_other_releases::<Services>();
     assert_reads_other_releases::<ServiceInFull>();
     assert_reads_other_releases::<Upstreams>();
+    assert_reads_other_releases::<Changes>();
     let nested: Upstreams =
         serde_json::from_str(r#"{"upstreams":[{"id":"a","haproxy":{"status":"UP","new":1},"preview":{}}]}"#).unwrap();
     let traffic = Traffic { status: "UP".into(), ..Traffic::default() };
