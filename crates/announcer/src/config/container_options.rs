@@ -92,6 +92,12 @@ pub(crate) enum Command {
     },
 }
 
+/// Lets an option stand before and behind a command, unless no command has a use for it.
+pub(crate) fn make_global(argument: clap::Arg) -> clap::Arg {
+    let is_agents = matches!(argument.get_id().as_str(), "list" | "output");
+    if is_agents { argument } else { argument.global(true) }
+}
+
 /// Options that decide which containers are registered, and how.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Containers")]
@@ -145,5 +151,33 @@ impl From<LabelDialect> for Dialect {
             LabelDialect::Traefik => Self::Traefik,
             LabelDialect::Registrator => Self::Registrator,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::cli::{Cli, OneShot};
+
+    fn parse(line: &str) -> Result<Containers, String> {
+        let words = ["announcer", "containers"].into_iter().chain(line.split_whitespace());
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.one_shot {
+            Some(OneShot::Containers(options)) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_option_may_stand_before_and_behind_a_command() {
+        let engine = |line: &str| parse(line).map(|options| options.scope.engine[0].to_string());
+        for line in ["--engine tcp://a:1 stop web", "stop --engine tcp://a:1 web", "stop web --engine tcp://a:1"] {
+            assert_eq!(engine(line).as_deref(), Ok("tcp://a:1"), "{line}");
+        }
+        let withdraw = parse("withdraw --state-dir /x --ttl 9s --drain 2s").unwrap();
+        assert_eq!((withdraw.state_dir.to_str(), withdraw.ttl.as_secs()), (Some("/x"), 9));
+        assert!(parse("stop web --list").unwrap_err().contains("--list"), "a command by itself");
+        assert!(parse("--interface eth0 --host-address 10.0.0.1").is_err());
     }
 }
