@@ -137,6 +137,10 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
             ("Containers by their labels", "an image that no test has; crates/announcer/tests/processes/container.rs"),
             ("Start the agent", "the unit, which units.rs checks"),
             ("Stop without losing a request", "crates/announcer/tests/processes/container.rs, with names of its own"),
+            (
+                "A limited number of copies",
+                "crates/announcer/tests/processes/container/copies.rs, with names of its own",
+            ),
             ("The agent's own restart", "crates/announcer/tests/processes/container.rs, without systemd"),
         ],
     ),

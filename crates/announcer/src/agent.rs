@@ -3,6 +3,7 @@
 //! Architecture invariant: `life`, `plan` and `members` are pure. `run` has the only loop that decides. `engines` follows,
 //! and `registrar` alone writes records.
 
+mod copies;
 mod engines;
 mod leased;
 mod life;
@@ -10,6 +11,7 @@ mod list;
 mod members;
 mod plan;
 mod run;
+mod standing;
 mod state_dir;
 mod stop;
 mod table;
@@ -23,6 +25,7 @@ use daemon::shutdown::Shutdown;
 use discovery::HostName;
 use registry::Client;
 
+use crate::agent::copies::CopyOptions;
 use crate::agent::plan::Scope;
 use crate::agent::state_dir::StateDirError;
 use crate::config::address::{self, AddressFinder, AddressSource};
@@ -69,8 +72,8 @@ async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8
     }
     let etcd = options.etcd.resolve().map_err(AgentError::from)?;
     let client = Client::new(etcd);
-    if let Some(Command::Withdraw { drain }) = options.command {
-        return withdraw::withdraw_host(client, &options.state_dir, options.ttl, drain).await;
+    if let Some(Command::Withdraw) = options.command {
+        return withdraw::withdraw_host(client, &options.state_dir, options.ttl, options.drain).await;
     }
     let engines = options.scope.engine.clone();
     if let Some(twice) = engines.iter().enumerate().find(|(at, it)| engines.iter().take(*at).any(|one| one == *it)) {
@@ -78,12 +81,19 @@ async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8
     }
     let scope = resolve_scope(&options.scope, &client).await?;
     match options.command {
-        Some(Command::Stop { names, drain, time }) => {
-            stop::stop_containers(&client, &engines, &scope, &stop::Stop { names, drain, time }, shutdown).await
+        Some(Command::Stop { names, time }) => {
+            let (drain, handover) = (options.drain, options.replicas.handover);
+            let stop = stop::Stop { names, drain, handover, time };
+            stop::stop_containers(&client, &engines, &scope, &stop, shutdown).await
         }
         _ if options.list => list::print_list(&client, &engines, &scope, options.output).await,
         _ => {
-            let settings = run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir };
+            let copies = CopyOptions {
+                max_restarts: options.replicas.max_restarts,
+                handover: options.replicas.handover,
+                drain: options.drain,
+            };
+            let settings = run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir, copies };
             run::run_agent(client, settings, shutdown).await
         }
     }

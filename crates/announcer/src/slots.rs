@@ -7,6 +7,7 @@ pub(crate) mod app;
 mod choice;
 mod fence;
 pub(crate) mod keeper;
+pub(crate) mod offer;
 mod restarts;
 mod state;
 mod tempo;

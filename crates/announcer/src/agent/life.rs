@@ -195,7 +195,7 @@ mod tests {
                 }
             }
         }
-        page
+        page + &crate::agent::standing::tests::table()
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl App for ProcessApp {
         });
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, _is_awaited: bool) {
         self.run.drain.cancel();
     }
 

@@ -5,8 +5,9 @@ pub(crate) trait App {
     /// Starts the app. The number tells this run's events from those of earlier runs.
     fn start(&mut self, run: u64);
 
-    /// Drains the run, stops its app, and withdraws its records. [`AppEventKind::Ended`] follows.
-    fn stop(&mut self);
+    /// Drains the run, stops its app, and withdraws its records. [`AppEventKind::Ended`] follows. With `is_awaited`, another
+    /// program has asked for the stop and does all that itself. The app is stopped here only if that program fails.
+    fn stop(&mut self, is_awaited: bool);
 
     /// Kills everything of the run. [`AppEventKind::Ended`] follows.
     fn kill(&mut self);
@@ -28,4 +29,6 @@ pub(crate) enum AppEventKind {
     Announced,
     /// The app has ended with this status.
     Ended(u8),
+    /// The operator has stopped or removed the app, or the app is another copy's now. The copy leaves.
+    TakenAway,
 }

@@ -28,7 +28,7 @@ use crate::slots::restarts::Restarts;
 use crate::slots::state::{Action, Event, State, step};
 use crate::slots::tempo::Tempo;
 use crate::slots::view::View;
-use crate::slots::write::Facts;
+use crate::slots::write::{self, Facts};
 use crate::status::SlotStatus;
 use crate::status::heartbeat::Heartbeat;
 use crate::withdraw::WITHDRAW_LIMIT;
@@ -51,6 +51,15 @@ pub(crate) struct Outlets {
     pub(crate) shown: watch::Sender<SlotStatus>,
 }
 
+/// A copy's place in its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The copy is all that its process does. Its lease ends with it, and systemd is told how it stands.
+    WholeProcess,
+    /// Its process has other copies and records under the same lease.
+    AmongOthers,
+}
+
 /// State of the loop, and the tasks that it started.
 pub(crate) struct Keeper<A> {
     app: A,
@@ -60,6 +69,7 @@ pub(crate) struct Keeper<A> {
     us: Us,
     facts: Facts,
     outlets: Outlets,
+    place: Place,
     state: State,
     tempo: Tempo,
     restarts: Restarts,
@@ -78,6 +88,8 @@ pub(crate) struct Keeper<A> {
     releases: JoinSet<()>,
     /// End of the pause or of the wait that the state has. `None` if it has none.
     state_end: Option<Instant>,
+    /// True if another program has asked for the stop, and does it.
+    is_stop_awaited: bool,
     exit_status: u8,
     is_ready_said: bool,
     /// Time since when another lease has this copy's id. `None` while none has.
@@ -112,6 +124,7 @@ impl<A: App> Keeper<A> {
             us,
             facts,
             outlets,
+            place: Place::WholeProcess,
             state: State::StandingBy,
             tempo: Tempo::default(),
             restarts: Restarts::new(options.max_restarts),
@@ -124,12 +137,24 @@ impl<A: App> Keeper<A> {
             is_write_failing: false,
             releases: JoinSet::new(),
             state_end: None,
+            is_stop_awaited: false,
             exit_status: 0,
             is_ready_said: false,
             conflict_since: None,
             is_conflict_logged: false,
             status_line: None,
         }
+    }
+
+    /// Shares the lease with other copies and records. An app that runs already, since this time, seeks a slot.
+    pub(crate) fn among_others(mut self, running_since: Option<Timestamp>) -> Self {
+        self.place = Place::AmongOthers;
+        if running_since.is_some() {
+            // It may be a successor that an earlier process started. Without a promise, this state seeks any slot.
+            (self.state, self.us.since) = (State::Succeeding, running_since);
+            self.start_run();
+        }
+        self
     }
 
     /// Runs until [`State::Done`]. Returns the exit status.
@@ -146,6 +171,8 @@ impl<A: App> Keeper<A> {
         let mut events = client.follow_folders(&first, &last, FollowOptions::default(), end.clone());
         let _ends_with_us = end.drop_guard();
         let (mut lease_id, mut lease_stats) = (self.lease.id.clone(), self.lease.stats.clone());
+        // A lease that others share may be there already.
+        self.us.lease = *lease_id.borrow_and_update();
         let (mut stopping, mut aborting) = (false, false);
         let mut due = self.advance();
         while self.state != State::Done {
@@ -160,7 +187,9 @@ impl<A: App> Keeper<A> {
                 Some(event) = inbox.recv() => self.apply_app_event(event),
                 () = shutdown.drain.cancelled(), if !stopping => {
                     stopping = true;
-                    systemd::notify_stopping();
+                    if self.place == Place::WholeProcess {
+                        systemd::notify_stopping();
+                    }
                     self.apply(Event::Stop);
                 }
                 () = shutdown.abort.cancelled(), if !aborting => {
@@ -225,6 +254,9 @@ impl<A: App> Keeper<A> {
                     tracing::info!("standing by");
                 }
             }
+            (State::Succeeding, State::Seeking) if event == Event::SlotLost => {
+                tracing::warn!("the app runs, and no slot is free for it");
+            }
             (_, State::Seeking) if event == Event::SlotLost => {
                 tracing::warn!("the slot is lost, the app runs on until etcd says if it is one too many");
             }
@@ -269,6 +301,12 @@ impl<A: App> Keeper<A> {
         if self.is_fence_passed(now) {
             return Some(Event::FencePassed);
         }
+        // Before the view's other events: a copy that is asked to stop must not seek a slot.
+        if self.place == Place::AmongOthers
+            && let Some(event) = self.find_shared_event()
+        {
+            return Some(event);
+        }
         let found = choice::find_event(self.state, &self.view, &self.us);
         self.tempo.note_surplus(found == Some(Event::Surplus), now);
         let is_early = self.tempo.surplus_time().is_some_and(|time| now < time);
@@ -286,16 +324,41 @@ impl<A: App> Keeper<A> {
         })
     }
 
+    /// Event of a copy that shares its lease. It gives its keys up one by one, since the lease stays. A slot that says
+    /// `leaving` without this copy's doing asks for a stop.
+    fn find_shared_event(&mut self) -> Option<Event> {
+        match self.state {
+            State::Releasing => {
+                let has_keys = write::plan_repair(self.state, &self.view, &self.us, &self.facts).is_some();
+                let is_known = self.writes.is_empty() && self.view.is_current();
+                (is_known && !has_keys).then_some(Event::Released)
+            }
+            State::Holding => {
+                let lease = self.us.lease.filter(|_| self.view.is_current())?;
+                let (_, _, slot) = self.view.slot_of(&self.us.id, lease)?;
+                self.is_stop_awaited = slot.leaving;
+                slot.leaving.then_some(Event::Stop)
+            }
+            _ => None,
+        }
+    }
+
     /// Waits for a successor. With `--fence`, no other copy may start before this one has stopped.
     fn offer_slot(&mut self) {
         let options = &self.options;
         let wait = if options.has_fence { Duration::ZERO } else { options.handover };
         self.state_end = Some(Instant::now() + wait);
-        // The unit's stop timeout doesn't know --handover.
-        systemd::extend_timeout(wait + WITHDRAW_LIMIT);
+        if self.place == Place::WholeProcess {
+            // The unit's stop timeout doesn't know --handover.
+            systemd::extend_timeout(wait + WITHDRAW_LIMIT);
+        }
     }
 
     fn start_release(&mut self) {
+        if self.place == Place::AmongOthers {
+            // `plan_write` deletes the keys, and `find_shared_event` ends it.
+            return;
+        }
         let lease = self.lease.clone();
         self.releases.spawn(async move {
             if let Err(error) = lease.revoke(tokio::time::Instant::now() + WITHDRAW_LIMIT).await {

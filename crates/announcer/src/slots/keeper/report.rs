@@ -7,7 +7,7 @@ use humantime::format_rfc3339_seconds;
 
 use crate::slots::app::App;
 use crate::slots::choice;
-use crate::slots::keeper::Keeper;
+use crate::slots::keeper::{Keeper, Place};
 use crate::slots::state::State;
 use crate::slots::view::View;
 use crate::slots::write;
@@ -29,10 +29,10 @@ impl<A: App> Keeper<A> {
             State::Resting => true,
             _ => false,
         };
-        if stands_by && !std::mem::replace(&mut self.is_ready_said, true) {
+        if stands_by && !std::mem::replace(&mut self.is_ready_said, true) && self.place == Place::WholeProcess {
             systemd::notify_ready();
         }
-        if self.run.is_none() && self.status_line.as_ref() != Some(&status.line) {
+        if self.place == Place::WholeProcess && self.run.is_none() && self.status_line.as_ref() != Some(&status.line) {
             systemd::notify_status(&status.line);
             self.status_line = Some(status.line.clone());
         }

@@ -38,6 +38,10 @@ impl<A: App> Keeper<A> {
         match event.kind {
             AppEventKind::Announced => self.apply(Event::Announced),
             AppEventKind::Ended(status) => self.end_run(status),
+            AppEventKind::TakenAway => {
+                self.apply(Event::Stop);
+                self.end_run(0);
+            }
         }
     }
 
@@ -67,7 +71,7 @@ impl<A: App> Keeper<A> {
 
     pub(super) fn stop_run(&mut self) {
         if self.run.is_some() {
-            self.app.stop();
+            self.app.stop(self.is_stop_awaited);
         }
     }
 
