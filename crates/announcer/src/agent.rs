@@ -13,6 +13,7 @@ mod plan;
 mod run;
 mod standing;
 mod state_dir;
+mod status;
 mod stop;
 mod table;
 mod withdraw;
@@ -25,6 +26,7 @@ use daemon::shutdown::Shutdown;
 use discovery::HostName;
 use registry::Client;
 
+use crate::admin::Port;
 use crate::agent::copies::CopyOptions;
 use crate::agent::plan::Scope;
 use crate::agent::state_dir::StateDirError;
@@ -42,6 +44,8 @@ pub(crate) enum AgentError {
     Etcd(#[from] registry::ConfigError),
     #[error(transparent)]
     StateDir(#[from] StateDirError),
+    #[error(transparent)]
+    Admin(#[from] daemon::admin::ArgsError),
     #[error("--ttl is too short: etcd grants no lease under 2s")]
     Ttl,
     #[error("the hostname {0:?} can't stand in a record; give --host-name")]
@@ -88,12 +92,14 @@ async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8
         }
         _ if options.list => list::print_list(&client, &engines, &scope, options.output).await,
         _ => {
+            let admin = Port::bind(options.admin.resolve().map_err(AgentError::from)?).await?;
             let copies = CopyOptions {
                 max_restarts: options.replicas.max_restarts,
                 handover: options.replicas.handover,
                 drain: options.drain,
             };
-            let settings = run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir, copies };
+            let settings =
+                run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir, copies, admin };
             run::run_agent(client, settings, shutdown).await
         }
     }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use daemon::shutdown::Shutdown;
 use discovery::{ServiceId, UpstreamId};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::agent::members::ContainerKey;
 use crate::slots::app::{App, AppEvent, AppEventKind};
+use crate::status::SlotStatus;
 
 /// A copy: its service, and the id that its record has.
 pub(crate) type CopyKey = (ServiceId, UpstreamId);
@@ -57,6 +58,7 @@ pub(crate) struct CopySlot {
     /// Asks the keeper to give its keys up.
     shutdown: Shutdown,
     events: mpsc::Sender<AppEvent>,
+    shown: watch::Receiver<SlotStatus>,
     /// Number of the keeper's run. `None` while it has ordered no start.
     run: Option<u64>,
     /// True between the order of a start and the engine's answer.
@@ -108,6 +110,11 @@ impl App for ContainerApp {
 }
 
 impl CopySlot {
+    /// True if the container holds a slot. False if it stands by, or gives its slot up.
+    pub(crate) fn holds_slot(&self) -> bool {
+        self.shown.borrow().slot.is_some()
+    }
+
     fn report(&self, run: u64, kind: AppEventKind) {
         send_soon(&self.events, AppEvent { run, kind });
     }

@@ -10,20 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containers::{Engine, EngineAddress};
-use daemon::{shutdown::Shutdown, systemd};
+use daemon::{admin::Pulse, shutdown::Shutdown, systemd};
 use discovery::Entry;
 use registry::{Client, LeaseId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval};
 
+use crate::admin::Port;
 use crate::agent::copies::{Copies, CopyKey, CopyOptions, Order};
 use crate::agent::engines::{News, follow_engine};
 use crate::agent::leased::{Adopted, adopt_records};
-use crate::agent::life::{Life, LifeEvent};
+use crate::agent::life::LifeEvent;
 use crate::agent::members::{ContainerKey, Known, Member};
 use crate::agent::plan::Scope;
 use crate::agent::state_dir::StateDir;
+use crate::agent::status::{AgentSources, AgentStatus, ContainerCounts, RecordCounts};
 use crate::lease::Lease;
 use crate::processes::reaper::Reaper;
 use crate::record::{Record, Want};
@@ -32,6 +34,9 @@ use crate::state::message::Message;
 
 /// Period of systemd's watchdog and of the status line.
 const BEAT: Duration = Duration::from_secs(5);
+
+/// The same with an admin port, whose `/live` fails after 10 s without a beat.
+const ADMIN_BEAT: Duration = Duration::from_secs(2);
 
 /// Limit of the last renewal, which gives the next agent the whole TTL to start.
 const LAST_RENEWAL: Duration = Duration::from_secs(2);
@@ -43,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) ttl: Duration,
     pub(crate) state_dir: PathBuf,
     pub(crate) copies: CopyOptions,
+    pub(crate) admin: Option<Port>,
 }
 
 /// An engine, as far as it answered.
@@ -90,6 +96,9 @@ pub(super) struct Agent {
     sequence: u64,
     pub(super) is_settled: bool,
     is_ready: bool,
+    shown: watch::Sender<AgentStatus>,
+    /// `None` without `--admin`.
+    pulse: Option<Pulse>,
     pub(super) news: mpsc::Sender<News>,
     health: mpsc::Sender<Message>,
     pub(super) tasks: JoinSet<()>,
@@ -107,6 +116,9 @@ pub(crate) async fn run_agent(client: Client, settings: Settings, shutdown: &Shu
     let (health, health_inbox) = mpsc::channel(256);
     let mut tasks = JoinSet::new();
     tasks.spawn(adopt_records(lease.clone(), resumed, news.clone()));
+    let (shown, status) = watch::channel(AgentStatus::default());
+    let sources = AgentSources { status, lease_stats: lease.stats.clone(), ttl: settings.ttl };
+    let pulse = settings.admin.map(|port| port.start_serving(sources));
     let engines = settings.engines.into_iter();
     let engines = engines.map(|address| EngineSlot {
         address,
@@ -140,6 +152,8 @@ pub(crate) async fn run_agent(client: Client, settings: Settings, shutdown: &Shu
         sequence: 0,
         is_settled: true,
         is_ready: false,
+        shown,
+        pulse,
         news,
         health,
         tasks,
@@ -156,7 +170,8 @@ impl Agent {
         mut orders: mpsc::Receiver<Order>,
         shutdown: &Shutdown,
     ) {
-        let mut beat = interval(systemd::watchdog_interval().map_or(BEAT, |period| period.min(BEAT)));
+        let longest = if self.pulse.is_some() { ADMIN_BEAT } else { BEAT };
+        let mut beat = interval(systemd::watchdog_interval().map_or(longest, |period| period.min(longest)));
         let (mut registrar, mut lease) = (self.registrar.clone(), self.lease.id.clone());
         loop {
             tokio::select! {
@@ -173,6 +188,7 @@ impl Agent {
             self.write_order();
             self.report_announced();
             self.check_readiness();
+            self.show_status();
         }
         systemd::notify_stopping();
         // Nothing is withdrawn: the next agent takes the records over, and has the whole TTL to start.
@@ -251,25 +267,40 @@ impl Agent {
     }
 
     fn send_beat(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.beat();
+        }
         systemd::notify_watchdog();
         if !self.is_ready {
             systemd::extend_timeout(3 * BEAT);
         }
-        systemd::notify_status(&self.describe());
+        systemd::notify_status(&self.collect_status().describe());
     }
 
-    /// Line of `systemctl status`.
-    fn describe(&self) -> String {
-        let count = |life: Life| self.members.values().filter(|member| member.life == life).count();
-        let faults: usize = self.containers.values().map(|known| known.faults.len()).sum();
-        let ready = count(Life::Serving);
-        let not_ready = self.members.len().saturating_sub(ready);
-        let mut line = format!("{ready} records ready, {not_ready} not, {faults} services refused");
-        for slot in &self.engines {
-            if let Some(reason) = &slot.away {
-                line.push_str(&format!("; {reason}"));
-            }
+    /// Publishes the status for the admin port.
+    fn show_status(&self) {
+        if self.pulse.is_some() {
+            let status = self.collect_status();
+            self.shown.send_if_modified(|shown| {
+                let is_new = *shown != status;
+                *shown = status;
+                is_new
+            });
         }
-        line
+    }
+
+    fn collect_status(&self) -> AgentStatus {
+        let counts = self.containers.values().filter(|known| known.counts);
+        let states = counts.filter_map(|known| Some(known.container.as_ref()?.state.clone()));
+        let (holding, waiting): (Vec<_>, Vec<_>) = self.copies.values().partition(|slot| slot.holds_slot());
+        AgentStatus {
+            is_ready: self.is_ready,
+            engines: self.engines.iter().map(|slot| (slot.address.to_string(), slot.away.clone())).collect(),
+            containers: ContainerCounts::count(states),
+            records: RecordCounts::count(self.members.values().map(|member| member.life)),
+            refused: self.containers.values().map(|known| known.faults.len()).sum(),
+            slots_held: holding.len(),
+            standing_by: waiting.len(),
+        }
     }
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Subcommand, ValueEnum};
 use containers::{Dialect, EngineAddress};
+use daemon::admin::AdminArgs;
 use discovery::HostName;
+
+use crate::config::cli::Announcer;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   Register every container of this host that has labels:
@@ -66,6 +69,8 @@ pub(crate) struct Containers {
     #[command(flatten)]
     pub(crate) replicas: ReplicaTimes,
     #[command(flatten)]
+    pub(crate) admin: AdminArgs<Announcer>,
+    #[command(flatten)]
     pub(crate) etcd: registry::Args,
     /// Log events of this level and above: error, warn, info, debug, trace, or a filter like `info,registry=debug`
     #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
@@ -108,7 +113,7 @@ pub(crate) struct ReplicaTimes {
 /// Lets an option stand before and behind a command, unless no command has a use for it.
 pub(crate) fn make_global(argument: clap::Arg) -> clap::Arg {
     let name = argument.get_id().as_str();
-    let is_agents = matches!(name, "list" | "output" | "max_restarts");
+    let is_agents = matches!(name, "list" | "output" | "max_restarts") || name.starts_with("admin");
     if is_agents { argument } else { argument.global(true) }
 }
 

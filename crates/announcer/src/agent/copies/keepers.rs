@@ -139,7 +139,7 @@ impl Agent {
         let keeper = self.next_serial;
         let app = ContainerApp { name: name.clone(), keeper, run: 0, orders: self.orders.clone() };
         let (events, inbox) = mpsc::channel(16);
-        let (shown, _) = watch::channel(SlotStatus::default());
+        let (shown, status) = watch::channel(SlotStatus::default());
         let (limits, _) = watch::channel(None);
         let copy = CopyName { service: name.0.clone(), id: name.1.clone(), host: Some(self.scope.host.clone()) };
         let kept = Keeper::new(copy, options, self.lease.clone(), Outlets { limits, shown }, app);
@@ -157,6 +157,7 @@ impl Agent {
             task: self.tasks.spawn(work.instrument(span)),
             shutdown,
             events,
+            shown: status,
             // A keeper's first run has the number 1.
             run: is_running.then_some(1),
             is_starting: false,

@@ -76,6 +76,7 @@ impl Agent {
     /// Logs what is wrong with a container's labels, once for each change.
     pub(super) fn log_faults(&mut self, key: &ContainerKey, container: &Container, plan: &Plan) {
         let Some(known) = self.containers.get_mut(key) else { return };
+        known.counts = !plan.is_empty();
         for fault in plan.faults.iter().filter(|fault| !known.faults.contains(fault)) {
             let hint = "correct it and create the container again";
             tracing::warn!(container = container.name, fault, hint, "a service of the container isn't registered");
