@@ -3,6 +3,7 @@
 //! Architecture invariant: `life`, `plan` and `members` are pure. `run` has the only loop that decides. `engines` follows,
 //! and `registrar` alone writes records.
 
+mod addresses;
 mod copies;
 mod engines;
 mod leased;
@@ -18,24 +19,20 @@ mod stop;
 mod table;
 mod withdraw;
 
-use std::net::{IpAddr, SocketAddr};
-
 use anyhow::Context as _;
-use containers::{HostAddresses, LabelRules, Reach};
+use containers::{LabelRules, Reach};
 use daemon::shutdown::Shutdown;
 use discovery::HostName;
 use registry::Client;
 
 use crate::admin::Port;
+use crate::agent::addresses::HostAddressFinder;
 use crate::agent::copies::CopyOptions;
 use crate::agent::plan::Scope;
 use crate::agent::state_dir::StateDirError;
-use crate::config::address::{self, AddressFinder, AddressSource};
+use crate::config::address;
 use crate::config::container_options::{Command, Containers, ScopeOptions};
 use crate::config::host::Host;
-
-/// A port for the search of an address, which is then left out.
-const ANY_PORT: u16 = 9;
 
 /// Options that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -93,13 +90,14 @@ async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8
         _ if options.list => list::print_list(&client, &engines, &scope, options.output).await,
         _ => {
             let admin = Port::bind(options.admin.resolve().map_err(AgentError::from)?).await?;
+            let finder = HostAddressFinder::new(&options.scope, client.config().endpoints());
             let copies = CopyOptions {
                 max_restarts: options.replicas.max_restarts,
                 handover: options.replicas.handover,
                 drain: options.drain,
             };
             let settings =
-                run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir, copies, admin };
+                run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir, copies, admin, finder };
             run::run_agent(client, settings, shutdown).await
         }
     }
@@ -115,26 +113,16 @@ async fn resolve_scope(options: &ScopeOptions, client: &Client) -> Result<Scope,
     };
     let reach = match &options.container_network {
         Some(network) => Reach::Network(network.clone()),
-        None => Reach::Host(find_host_addresses(options, client).await?),
+        None => {
+            let found = HostAddressFinder::new(options, client.config().endpoints()).find().await?;
+            // A network that starts late: the unit is started again, and finds it then.
+            if found.main_address().is_none() {
+                return Err(AgentError::NoAddress);
+            }
+            Reach::Host(found)
+        }
     };
     let dialects = options.labels.iter().map(|dialect| (*dialect).into()).collect();
     let rules = LabelRules { prefix: options.label_prefix.clone(), dialects };
     Ok(Scope { rules, reach, host, update: options.update })
-}
-
-async fn find_host_addresses(options: &ScopeOptions, client: &Client) -> Result<HostAddresses, AgentError> {
-    let endpoints = client.config().endpoints();
-    let given = match (&options.interface, options.host_address, Host::from_system().private_ipv4) {
-        (Some(name), ..) => {
-            let by = AddressFinder::Interface(name.clone());
-            let found = address::find_address(&AddressSource::Find { port: ANY_PORT, by }, endpoints).await?;
-            Some(SocketAddr::ip(&found.socket_addr()))
-        }
-        (None, Some(ip), _) => Some(ip),
-        (None, None, private) => private.and_then(|text| text.parse::<IpAddr>().ok()),
-    };
-    let places: Vec<_> = endpoints.iter().map(|it| (it.host().to_owned(), it.port())).collect();
-    let found = HostAddresses::find_addresses(given, &places).await;
-    // A network that starts late: the unit is started again, and finds it then.
-    if found.main_address().is_none() { Err(AgentError::NoAddress) } else { Ok(found) }
 }

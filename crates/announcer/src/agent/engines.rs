@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use containers::{Container, Engine, EngineAddress, EngineError, Event, LabelRules, Listed};
+use containers::{Container, Engine, EngineAddress, EngineError, Event, HostAddresses, LabelRules, Listed};
 use registry::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -11,8 +11,13 @@ use crate::agent::copies::CopyKey;
 use crate::agent::leased::Adopted;
 use crate::agent::members::ContainerKey;
 
-/// Time between two listings. They show what events did not: an event that the engine dropped, an engine that hangs.
-const LIST_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two listings. They show what events did not: an event that the engine dropped or that comes late, an engine
+/// that hangs.
+const LIST_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Questions for a container before the next listing. Podman holds a container's lock while it starts, and answers nothing
+/// then. On a busy host that took more than the 5 s that a question has.
+const QUESTIONS: usize = 3;
 
 /// Events of this time before the listing are sent again.
 const OVERLAP: Duration = Duration::from_secs(1);
@@ -35,6 +40,8 @@ pub(crate) enum News {
     Recovered { serial: usize, is_drained: bool },
     /// A record's container has had another name long enough.
     Retired { serial: usize },
+    /// The host has another address.
+    Moved(HostAddresses),
     /// True if this agent may start the engine's containers.
     Rights { engine: usize, may_start: bool },
     /// The start of a container that has a slot is over. An error if the engine doesn't start it.
@@ -46,6 +53,19 @@ pub(crate) enum News {
 /// Delays between attempts at an engine, without end.
 fn engine_delays() -> impl Iterator<Item = Duration> {
     Backoff::new(Duration::from_millis(100), Duration::from_secs(2)).with_jitter().delays()
+}
+
+/// Asks for a container, and asks again a few times if the engine doesn't answer.
+pub(crate) async fn inspect_patiently(client: &Engine, id: &str) -> Result<Option<Container>, EngineError> {
+    let mut delays = engine_delays();
+    for _ in 1..QUESTIONS {
+        match client.inspect(id).await {
+            Err(error) => tracing::debug!(container = id, %error, "can't ask for a container, trying again"),
+            answer => return answer,
+        }
+        sleep(delays.next().unwrap_or_default()).await;
+    }
+    client.inspect(id).await
 }
 
 /// Follows one engine until the agent ends. Subscribes first, then lists, then follows.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use containers::{Engine, EngineAddress};
+use containers::{Engine, EngineAddress, HostAddresses, Reach};
 use daemon::{admin::Pulse, shutdown::Shutdown, systemd};
 use discovery::Entry;
 use registry::{Client, LeaseId};
@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval};
 
 use crate::admin::Port;
+use crate::agent::addresses::{HostAddressFinder, follow_address};
 use crate::agent::copies::{Copies, CopyKey, CopyOptions, Order};
 use crate::agent::engines::{News, follow_engine};
 use crate::agent::leased::{Adopted, adopt_records};
@@ -49,6 +50,7 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     pub(crate) copies: CopyOptions,
     pub(crate) admin: Option<Port>,
+    pub(crate) finder: HostAddressFinder,
 }
 
 /// An engine, as far as it answered.
@@ -116,6 +118,11 @@ pub(crate) async fn run_agent(client: Client, settings: Settings, shutdown: &Shu
     let (health, health_inbox) = mpsc::channel(256);
     let mut tasks = JoinSet::new();
     tasks.spawn(adopt_records(lease.clone(), resumed, news.clone()));
+    if let Reach::Host(found) = &settings.scope.reach
+        && settings.finder.may_change()
+    {
+        tasks.spawn(follow_address(settings.finder, found.clone(), news.clone()));
+    }
     let (shown, status) = watch::channel(AgentStatus::default());
     let sources = AgentSources { status, lease_stats: lease.stats.clone(), ttl: settings.ttl };
     let pulse = settings.admin.map(|port| port.start_serving(sources));
@@ -228,6 +235,7 @@ impl Agent {
             News::Rights { engine, may_start } => self.note_rights(engine, may_start),
             News::CopyStarted { name, run, result } => self.note_copy_started(&name, run, result),
             News::CopyEnded { name, run } => self.report_end(&name, run),
+            News::Moved(found) => self.move_host(found),
         }
     }
 
@@ -242,6 +250,18 @@ impl Agent {
         for (index, slot) in self.engines.iter().enumerate() {
             let rules = self.scope.rules.clone();
             self.tasks.spawn(follow_engine(index, slot.address.clone(), rules, self.news.clone()));
+        }
+    }
+
+    /// Announces all containers at the host's new address.
+    fn move_host(&mut self, found: HostAddresses) {
+        let address = found.main_address().map(|ip| ip.to_string()).unwrap_or_default();
+        tracing::warn!(address, "the host has another address, announcing its containers there");
+        self.scope.reach = Reach::Host(found);
+        let known = self.containers.iter();
+        let all: Vec<_> = known.filter_map(|(key, known)| Some((key.clone(), known.container.clone()?))).collect();
+        for (key, container) in all {
+            self.update_container(&key, &container);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod copies;
 mod engine_link;
+mod host_address;
 mod own_engine;
 
 use std::process::Command;

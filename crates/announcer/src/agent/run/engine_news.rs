@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use containers::{Container, Engine, EventKind, Listed, RunState};
 
-use crate::agent::engines::News;
+use crate::agent::engines::{News, inspect_patiently};
 use crate::agent::life::LifeEvent;
 use crate::agent::members::{ContainerKey, Known};
 use crate::agent::run::Agent;
@@ -112,7 +112,7 @@ impl Agent {
         // Asked in a task of its own: a container that hangs must not delay the others' events.
         self.open_questions += 1;
         self.tasks.spawn(async move {
-            let found = client.inspect(&key.1).await.map(|found| found.map(Box::new));
+            let found = inspect_patiently(&client, &key.1).await.map(|found| found.map(Box::new));
             let found = found.map_err(|error| error.to_string());
             let _ = news.send(News::Inspected { key, generation, fingerprint, found }).await;
         });
