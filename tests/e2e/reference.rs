@@ -8,9 +8,10 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
+use std::process::Command;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, PATIENCE, Page, SOURCE, free_port, light, until};
+use lab::{App, Balancer, Etcd, PATIENCE, Page, Process, SOURCE, Scratch, bin, free_port, light, until};
 
 fn read(page: &str) -> String {
     read_to_string(Path::new(SOURCE).join(page)).unwrap()
@@ -72,6 +73,12 @@ fn every_metric_is_documented() {
     // The new HAProxy has it. confgen learns that it is up there once the restart is over.
     balancer.wait_settled(PATIENCE);
     etcd.revoke(lease);
+    let (folder, agents) = (Scratch::new(), format!("{listens}:{}", free_port()));
+    let mut agent = Command::new(bin("announcer"));
+    // No engine answers there. The metrics are the same.
+    agent.args(["containers", "--engine", "unix:///no/such.sock", "--host-address", "10.0.0.1", "--admin", &agents]);
+    agent.arg("--state-dir").arg(folder.join("state")).args(["--endpoints", &etcd.endpoints()]);
+    let _agent = Process::start(&folder, "agent", &mut agent);
     let differs = |scraped: Metrics, headings: &[&str]| {
         let documented = documented(headings);
         let only = |one: &Metrics, other: &Metrics| one.difference(other).cloned().collect::<Vec<_>>();
@@ -84,6 +91,11 @@ fn every_metric_is_documented() {
     };
     until(PATIENCE, "confgen's metrics to be those of the page", || {
         differs(scraped(&balancer.asked("/metrics").unwrap().body), &["confgen", "Both"])
+    });
+    until(PATIENCE, "the agent's metrics to be those of the page", || {
+        let answer =
+            Request::get("localhost", "/metrics").send(agents.parse().unwrap()).map_err(|error| error.to_string())?;
+        differs(scraped(&answer.body), &["Of a host's containers", "Both"])
     });
     until(PATIENCE, "announcer's metrics to be those of the page", || {
         let answer = Request::get("localhost", "/metrics").send(admin.parse().unwrap()).unwrap();
@@ -138,6 +150,10 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
             ("Containers by their labels", "an image that no test has; crates/announcer/tests/processes/container.rs"),
             ("Start the agent", "the unit, which units.rs checks"),
             ("Stop without losing a request", "crates/announcer/tests/processes/container.rs, with names of its own"),
+            (
+                "A limited number of copies",
+                "crates/announcer/tests/processes/container/copies.rs, with names of its own",
+            ),
             ("The agent's own restart", "crates/announcer/tests/processes/container.rs, without systemd"),
         ],
     ),

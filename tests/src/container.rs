@@ -67,6 +67,13 @@ impl Image {
         Container(name.to_owned())
     }
 
+    /// Creates a container as [`Image::run_named`] does, and leaves its start to others.
+    #[must_use]
+    pub fn create_named(&self, name: &str, flags: &[&str], command: &[&str]) -> Container {
+        docker(&[&["create", "--name", name], flags, &[&*self.0], command].concat());
+        Container(name.to_owned())
+    }
+
     /// A small Debian. The first one of a suite is made from Debian's packages, which takes a minute.
     ///
     /// # Panics
@@ -158,6 +165,11 @@ impl Container {
     pub(crate) fn wait_ended(&self, seconds: &str) {
         let ended = Command::new("timeout").args([seconds, "docker", "wait", &self.0]).output().expect("timeout");
         checked(&ended, &format!("the end of {} within {seconds} s", self.0));
+    }
+
+    /// True while its PID 1 runs.
+    pub fn is_running(&self) -> bool {
+        self.inspect("{{.State.Running}}") == "true"
     }
 
     /// What its PID 1 ended with.

@@ -28,7 +28,7 @@ impl Port {
 
     /// Serves until the process ends, so that a probe sees the drain too. The returned pulse must be beaten by the
     /// loop, or `/live` fails.
-    pub(crate) fn start_serving(self, sources: StatusSources) -> Pulse {
+    pub(crate) fn start_serving(self, sources: impl Probes) -> Pulse {
         let pulse = Pulse::default();
         let routes = daemon::admin::build_routes(pulse.clone(), Arc::new(sources));
         // Never cancelled: the port ends with the process.

@@ -3,6 +3,8 @@
 //! Architecture invariant: `life`, `plan` and `members` are pure. `run` has the only loop that decides. `engines` follows,
 //! and `registrar` alone writes records.
 
+mod addresses;
+mod copies;
 mod engines;
 mod leased;
 mod life;
@@ -10,27 +12,27 @@ mod list;
 mod members;
 mod plan;
 mod run;
+mod standing;
 mod state_dir;
+mod status;
 mod stop;
 mod table;
 mod withdraw;
 
-use std::net::{IpAddr, SocketAddr};
-
 use anyhow::Context as _;
-use containers::{HostAddresses, LabelRules, Reach};
+use containers::{LabelRules, Reach};
 use daemon::shutdown::Shutdown;
 use discovery::HostName;
 use registry::Client;
 
+use crate::admin::Port;
+use crate::agent::addresses::HostAddressFinder;
+use crate::agent::copies::CopyOptions;
 use crate::agent::plan::Scope;
 use crate::agent::state_dir::StateDirError;
-use crate::config::address::{self, AddressFinder, AddressSource};
+use crate::config::address;
 use crate::config::container_options::{Command, Containers, ScopeOptions};
 use crate::config::host::Host;
-
-/// A port for the search of an address, which is then left out.
-const ANY_PORT: u16 = 9;
 
 /// Options that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub(crate) enum AgentError {
     Etcd(#[from] registry::ConfigError),
     #[error(transparent)]
     StateDir(#[from] StateDirError),
+    #[error(transparent)]
+    Admin(#[from] daemon::admin::ArgsError),
     #[error("--ttl is too short: etcd grants no lease under 2s")]
     Ttl,
     #[error("the hostname {0:?} can't stand in a record; give --host-name")]
@@ -69,8 +73,8 @@ async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8
     }
     let etcd = options.etcd.resolve().map_err(AgentError::from)?;
     let client = Client::new(etcd);
-    if let Some(Command::Withdraw { drain }) = options.command {
-        return withdraw::withdraw_host(client, &options.state_dir, options.ttl, drain).await;
+    if let Some(Command::Withdraw) = options.command {
+        return withdraw::withdraw_host(client, &options.state_dir, options.ttl, options.drain).await;
     }
     let engines = options.scope.engine.clone();
     if let Some(twice) = engines.iter().enumerate().find(|(at, it)| engines.iter().take(*at).any(|one| one == *it)) {
@@ -78,12 +82,22 @@ async fn dispatch(options: Containers, shutdown: &Shutdown) -> anyhow::Result<u8
     }
     let scope = resolve_scope(&options.scope, &client).await?;
     match options.command {
-        Some(Command::Stop { names, drain, time }) => {
-            stop::stop_containers(&client, &engines, &scope, &stop::Stop { names, drain, time }, shutdown).await
+        Some(Command::Stop { names, time }) => {
+            let (drain, handover) = (options.drain, options.replicas.handover);
+            let stop = stop::Stop { names, drain, handover, time };
+            stop::stop_containers(&client, &engines, &scope, &stop, shutdown).await
         }
         _ if options.list => list::print_list(&client, &engines, &scope, options.output).await,
         _ => {
-            let settings = run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir };
+            let admin = Port::bind(options.admin.resolve().map_err(AgentError::from)?).await?;
+            let finder = HostAddressFinder::new(&options.scope, client.config().endpoints());
+            let copies = CopyOptions {
+                max_restarts: options.replicas.max_restarts,
+                handover: options.replicas.handover,
+                drain: options.drain,
+            };
+            let settings =
+                run::Settings { engines, scope, ttl: options.ttl, state_dir: options.state_dir, copies, admin, finder };
             run::run_agent(client, settings, shutdown).await
         }
     }
@@ -99,26 +113,16 @@ async fn resolve_scope(options: &ScopeOptions, client: &Client) -> Result<Scope,
     };
     let reach = match &options.container_network {
         Some(network) => Reach::Network(network.clone()),
-        None => Reach::Host(find_host_addresses(options, client).await?),
+        None => {
+            let found = HostAddressFinder::new(options, client.config().endpoints()).find().await?;
+            // A network that starts late: the unit is started again, and finds it then.
+            if found.main_address().is_none() {
+                return Err(AgentError::NoAddress);
+            }
+            Reach::Host(found)
+        }
     };
     let dialects = options.labels.iter().map(|dialect| (*dialect).into()).collect();
     let rules = LabelRules { prefix: options.label_prefix.clone(), dialects };
     Ok(Scope { rules, reach, host, update: options.update })
-}
-
-async fn find_host_addresses(options: &ScopeOptions, client: &Client) -> Result<HostAddresses, AgentError> {
-    let endpoints = client.config().endpoints();
-    let given = match (&options.interface, options.host_address, Host::from_system().private_ipv4) {
-        (Some(name), ..) => {
-            let by = AddressFinder::Interface(name.clone());
-            let found = address::find_address(&AddressSource::Find { port: ANY_PORT, by }, endpoints).await?;
-            Some(SocketAddr::ip(&found.socket_addr()))
-        }
-        (None, Some(ip), _) => Some(ip),
-        (None, None, private) => private.and_then(|text| text.parse::<IpAddr>().ok()),
-    };
-    let places: Vec<_> = endpoints.iter().map(|it| (it.host().to_owned(), it.port())).collect();
-    let found = HostAddresses::find_addresses(given, &places).await;
-    // A network that starts late: the unit is started again, and finds it then.
-    if found.main_address().is_none() { Err(AgentError::NoAddress) } else { Ok(found) }
 }

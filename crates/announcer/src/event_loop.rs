@@ -1,6 +1,7 @@
 //! The announcer's event loop. It feeds `state` with what the tasks report, and holds the only `select!`. It never
 //! waits for etcd or the app.
 
+pub(crate) mod copy;
 mod known_upstream;
 pub(crate) mod surroundings;
 

@@ -93,7 +93,7 @@ fn run_command(args: Cli) -> anyhow::Result<u8> {
 async fn carry_out(mut config: Config, shutdown: Shutdown) -> anyhow::Result<u8> {
     match std::mem::replace(&mut config.mode, Mode::Deregister) {
         Mode::Run(life) => match life.replicas {
-            Some(options) => slots::run_copy(config, *life, options, &shutdown).await,
+            Some(options) => event_loop::copy::run_copy(config, *life, options, &shutdown).await,
             None => event_loop::run_announcer(config, *life, &shutdown).await,
         },
         Mode::Register(ttl) => Ok(one_shot::register_records(&config, ttl).await.map(|()| 0)?),

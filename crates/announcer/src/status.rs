@@ -13,6 +13,7 @@ use registry::LeaseStats;
 
 use crate::record::RecordStatus;
 use crate::state::State;
+use crate::status::metrics::LeaseStatus;
 
 /// Status that the loop publishes after each change.
 #[derive(Clone, Debug)]
@@ -145,7 +146,7 @@ impl Status {
 
     /// True if the last renewal succeeded.
     pub(crate) fn is_connected(&self) -> bool {
-        self.lease_stats.renewed > 0 && !self.lease_stats.is_failing
+        LeaseStatus { stats: self.lease_stats, ttl: self.ttl }.is_connected()
     }
 }
 

@@ -42,6 +42,19 @@ pub struct Container {
     pub stop_signal: Option<i32>,
     /// The start's `--stop-timeout`. `None` if none is set.
     pub stop_timeout: Option<Duration>,
+    /// The exit status of its last run. 0 before the first one.
+    pub exit_status: u8,
+    /// Why the engine alone decides when the container runs. `None` if it starts only when it is told to.
+    pub own_life: Option<OwnLife>,
+}
+
+/// A reason why the engine starts or removes a container by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnLife {
+    /// Its restart policy, in the engine's word: `always`, `unless-stopped`, `on-failure`.
+    Restarts(String),
+    /// `--rm`: the engine removes it when it ends.
+    RemovedAtEnd,
 }
 
 /// What a container does.
@@ -96,6 +109,23 @@ impl fmt::Display for RunState {
             Self::Paused => "paused",
             Self::Stopped(word) => word,
         })
+    }
+}
+
+/// What the container's starter must change. One line.
+impl fmt::Display for OwnLife {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restarts(policy) => {
+                write!(
+                    f,
+                    "the engine would start it without a slot (restart policy {policy}): create it with --restart no"
+                )
+            }
+            Self::RemovedAtEnd => {
+                f.write_str("the engine removes it when it ends (--rm), so it can't stand by: create it without --rm")
+            }
+        }
     }
 }
 

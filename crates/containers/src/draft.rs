@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use discovery::{Color, Excerpt, Kind, ServiceId, ServiceName, Setting, SettingName, Weight};
 
 use crate::fault::LabelFault;
-use crate::service::{LabelCheck, LabelledService};
+use crate::service::{CopyLimit, LabelCheck, LabelledService};
 
 /// A longer value is not parsed. etcd takes more, but no person writes it into a label.
 const LONGEST_VALUE: usize = 4096;
@@ -28,10 +28,12 @@ pub(crate) enum FieldName {
     Weight,
     Color,
     Check,
+    Replicas,
+    Prefer,
 }
 
 impl FieldName {
-    pub(crate) const ALL: [(&'static str, Self); 10] = [
+    pub(crate) const ALL: [(&'static str, Self); 12] = [
         ("service", Self::Service),
         ("type", Self::Type),
         ("domain", Self::Domain),
@@ -42,6 +44,8 @@ impl FieldName {
         ("weight", Self::Weight),
         ("color", Self::Color),
         ("check", Self::Check),
+        ("replicas", Self::Replicas),
+        ("prefer", Self::Prefer),
     ];
 
     pub(crate) fn parse(word: &str) -> Option<Self> {
@@ -102,6 +106,7 @@ impl ServiceDraft {
             weight: self.read(FieldName::Weight, parse_as::<Weight>)?.unwrap_or_default(),
             color: self.read(FieldName::Color, parse_as::<Color>)?,
             check: self.read(FieldName::Check, parse_check)?,
+            limit: self.read_limit()?,
             settings,
         })
     }
@@ -109,6 +114,22 @@ impl ServiceDraft {
     fn read<T>(&self, name: FieldName, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, LabelFault> {
         let Some(Field { label, value }) = self.fields.get(&name) else { return Ok(None) };
         parse(value.trim()).map(Some).map_err(|reason| LabelFault::new(label, value, reason))
+    }
+
+    fn read_limit(&self) -> Result<Option<CopyLimit>, LabelFault> {
+        let replicas = self.read(FieldName::Replicas, |value| {
+            value.parse().map_err(|_| "expected the number of copies, from 1 to 65535".to_owned())
+        })?;
+        let prefer = self
+            .read(FieldName::Prefer, |value| value.parse().map_err(|_| "expected a rank from 0 to 65535".to_owned()))?;
+        match (replicas, prefer) {
+            (Some(replicas), prefer) => Ok(Some(CopyLimit { replicas, prefer: prefer.unwrap_or_default() })),
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                let label = format!("{}.replicas", self.folder);
+                Err(LabelFault::missing(&label, "prefer means nothing without it"))
+            }
+        }
     }
 
     fn read_settings(&self, kind: Kind) -> Result<Vec<Setting>, LabelFault> {

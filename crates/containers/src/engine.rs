@@ -1,5 +1,5 @@
 //! A client of the engine's API: Docker Engine, and Podman's service for Docker's clients. Every call has a deadline. It
-//! starts and creates no container, and `stop` is its only call that changes one.
+//! creates and removes no container. `start` and `stop` are its only calls that change one.
 
 mod convert;
 
@@ -10,9 +10,9 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use bollard::Docker;
-use bollard::models::{ContainerInspectResponse, EventMessage};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, EventMessage};
 use bollard::query_parameters::{
-    EventsOptions, InspectContainerOptions, ListContainersOptionsBuilder, StopContainerOptions,
+    EventsOptions, InspectContainerOptions, ListContainersOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::{Stream, StreamExt};
 use tokio::time::timeout;
@@ -25,6 +25,12 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Limits a listing, which waits for the lock of each container.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Limits a start. The engine mounts volumes and runs hooks before it answers.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A name that no container has.
+const NO_CONTAINER: &str = "haproxy-discover.may-start";
 
 /// Time beyond a stop's own, in which the engine kills the container and answers.
 const STOP_RESERVE: Duration = Duration::from_secs(15);
@@ -105,12 +111,16 @@ pub struct Event {
 /// What happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
+    /// It was created with a label that may limit a service's copies. Its engine doesn't start it by itself.
+    Created,
     /// Its first process runs.
     Started,
     /// A signal was sent to it. `None` if the engine doesn't say which.
     Signalled(Option<i32>),
     /// Its first process ended.
     Died,
+    /// A client of the engine has stopped it. It has ended before, or does so at once.
+    Stopped,
     /// Its processes are frozen.
     Paused,
     /// Its processes run again.
@@ -180,15 +190,43 @@ impl Engine {
     pub async fn list(&self, with_stopped: bool) -> Result<Vec<Listed>, EngineError> {
         let options = ListContainersOptionsBuilder::default().all(with_stopped).build();
         let all = self.limit(LIST_LIMIT, self.docker.list_containers(Some(options))).await?;
-        let listed = all.into_iter().filter_map(|summary| {
-            let state = summary.state.map(|state| state.to_string()).unwrap_or_default();
-            // `Up 3 minutes (unhealthy)`: the time would change the fingerprint all the time.
-            let health = summary.status.as_deref().and_then(|status| status.split_once('(')).map(|(_, rest)| rest);
-            let health = health.filter(|rest| !rest.starts_with(|c: char| c.is_ascii_digit())).unwrap_or_default();
-            let names = summary.names.unwrap_or_default().join(" ");
-            Some(Listed { id: summary.id?, fingerprint: format!("{names} {state} {health}") })
-        });
-        Ok(listed.collect())
+        Ok(read_listing(all))
+    }
+
+    /// The containers that don't run and have a label for which `counts` is true.
+    ///
+    /// # Errors
+    /// If the engine can't be asked.
+    pub async fn list_stopped(&self, counts: impl Fn(&str) -> bool) -> Result<Vec<Listed>, EngineError> {
+        let states = ["created", "exited"].map(str::to_owned).to_vec();
+        let filters = HashMap::from([("status".to_owned(), states)]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let mut all = self.limit(LIST_LIMIT, self.docker.list_containers(Some(options))).await?;
+        all.retain(|summary| summary.labels.iter().flatten().any(|(label, _)| counts(label)));
+        Ok(read_listing(all))
+    }
+
+    /// True if this client may start containers. A proxy before the engine may let only reads through.
+    ///
+    /// # Errors
+    /// If the engine can't be asked.
+    pub async fn may_start(&self) -> Result<bool, EngineError> {
+        // A start of a container that doesn't exist changes nothing, and passes all that would refuse a start.
+        match self.start(NO_CONTAINER).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_unknown_container() => Ok(true),
+            Err(EngineError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a container, by its id. One that runs is left alone.
+    ///
+    /// # Errors
+    /// If the engine refuses, or doesn't answer in time.
+    pub async fn start(&self, id: &str) -> Result<(), EngineError> {
+        let docker = self.docker.clone().with_timeout(START_LIMIT);
+        self.limit(START_LIMIT, docker.start_container(id, None::<StartContainerOptions>)).await
     }
 
     /// One container, by its id or name. `None` if the engine knows none.
@@ -270,6 +308,18 @@ impl Events {
             }
         }
     }
+}
+
+fn read_listing(all: Vec<ContainerSummary>) -> Vec<Listed> {
+    let listed = all.into_iter().filter_map(|summary| {
+        let state = summary.state.map(|state| state.to_string()).unwrap_or_default();
+        // `Up 3 minutes (unhealthy)`: the time would change the fingerprint all the time.
+        let health = summary.status.as_deref().and_then(|status| status.split_once('(')).map(|(_, rest)| rest);
+        let health = health.filter(|rest| !rest.starts_with(|c: char| c.is_ascii_digit())).unwrap_or_default();
+        let names = summary.names.unwrap_or_default().join(" ");
+        Some(Listed { id: summary.id?, fingerprint: format!("{names} {state} {health}") })
+    });
+    listed.collect()
 }
 
 fn describe_failure(address: &EngineAddress, error: &bollard::errors::Error) -> EngineError {

@@ -33,6 +33,11 @@ pub struct Reading {
 }
 
 impl LabelRules {
+    /// True if this is the name of a label that limits a service's copies. Its value may be wrong all the same.
+    pub fn is_limit(&self, label: &str) -> bool {
+        label.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(LIMIT))
+    }
+
     /// Reads a container's labels. A container without any that count has no service and no fault.
     pub fn read(&self, container: &Container) -> Reading {
         // A mixture of two programs' labels would be read as services that neither program has.
@@ -47,6 +52,9 @@ impl LabelRules {
         resolve(reading)
     }
 }
+
+/// The last word of a label that limits a service's copies.
+const LIMIT: &str = ".replicas";
 
 /// Reads the labels below the prefix: `domain`, `set.balance`, `api.domain`, `api.set.balance`.
 fn read_own(prefix: &str, labels: &BTreeMap<String, String>) -> Drafts {
@@ -196,6 +204,27 @@ mod tests {
     }
 
     #[test]
+    fn a_service_says_how_many_copies_may_run() {
+        let limit = |labels: &[(&str, &str)]| {
+            let reading = read(labels);
+            assert_eq!(reading.faults, []);
+            reading.services[0].limit.map(|limit| (limit.replicas.get(), limit.prefer))
+        };
+        let domain = ("haproxy-discover.domain", "a.com");
+        assert_eq!(limit(&[domain]), None);
+        assert_eq!(limit(&[domain, ("haproxy-discover.replicas", "2")]), Some((2, 0)));
+        let preferred = [domain, ("haproxy-discover.replicas", "2"), ("haproxy-discover.prefer", "7")];
+        assert_eq!(limit(&preferred), Some((2, 7)));
+        let named = [("haproxy-discover.a.domain", "a.com"), ("haproxy-discover.a.replicas", "1")];
+        assert_eq!(limit(&named), Some((1, 0)));
+        let alone = read(&[domain, ("haproxy-discover.prefer", "1")]).faults[0].to_string();
+        assert_eq!(alone, "label `haproxy-discover.replicas` is missing: prefer means nothing without it");
+        let is_limit = |label: &str| rules().is_limit(label);
+        assert!(is_limit("haproxy-discover.replicas") && is_limit("haproxy-discover.web.replicas"));
+        assert!(!is_limit("haproxy-discover-x.replicas") && !is_limit("haproxy-discover.domain"));
+    }
+
+    #[test]
     fn several_services_have_names() {
         let reading = read(&[
             ("haproxy-discover.domain", "a.com"),
@@ -225,6 +254,10 @@ mod tests {
             ("check", "http://10.0.0.1/", "expected tcp, a path"),
             ("check", "/a b", "expected tcp, a path"),
             ("pth", "/admin", "unknown label; service, type, domain"),
+            ("replicas", "0", "expected the number of copies"),
+            ("replicas", "two", "expected the number of copies"),
+            ("prefer", "-1", "expected a rank"),
+            ("fence", "true", "unknown label"),
             ("set.nope", "1", "set.nope"),
             ("set.domain", "b.com", "the setting domain is given twice"),
             ("set.", "1", "unknown label"),

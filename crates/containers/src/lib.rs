@@ -15,10 +15,10 @@ mod labels;
 mod service;
 
 pub use address::{AddressRefusal, Reach, find_address};
-pub use container::{Container, HealthStatus, RunState};
+pub use container::{Container, HealthStatus, OwnLife, RunState};
 pub use dialect::Dialect;
 pub use engine::{Engine, EngineAddress, EngineError, Event, EventKind, Events, Listed};
 pub use fault::LabelFault;
 pub use host_addresses::HostAddresses;
 pub use labels::{LabelRules, Reading};
-pub use service::{LabelCheck, LabelledService};
+pub use service::{CopyLimit, LabelCheck, LabelledService};

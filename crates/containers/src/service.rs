@@ -21,6 +21,17 @@ pub struct LabelledService {
     pub settings: Vec<Setting>,
     /// The check of the app. `None` checks that the port accepts connections.
     pub check: Option<LabelCheck>,
+    /// The limit on the service's copies. `None` without one.
+    pub limit: Option<CopyLimit>,
+}
+
+/// A limit on the copies of a service, on all hosts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyLimit {
+    /// The number of copies that may run.
+    pub replicas: NonZeroU16,
+    /// Rank of this copy among those on hosts without one. The highest comes first.
+    pub prefer: u16,
 }
 
 /// A check that a label asks for. All of them go to the announced address, so that no label can make the agent ask

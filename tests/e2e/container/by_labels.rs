@@ -39,10 +39,15 @@ impl Host {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of("h1", &self.prefix, arguments)
+    }
+
+    /// A command of one of several hosts on this machine.
+    fn command_of(&self, host: &str, prefix: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(bin("announcer"));
-        command.args(["containers", "--endpoints", &self.etcd.endpoints(), "--label-prefix", &self.prefix]);
-        command.args(["--host-name", "h1", "--host-address", &self.network.gateway().to_string()]);
-        command.arg("--state-dir").arg(self.folder.join("state")).args(arguments);
+        command.args(["containers", "--endpoints", &self.etcd.endpoints(), "--label-prefix", prefix]);
+        command.args(["--host-name", host, "--host-address", &self.network.gateway().to_string()]);
+        command.arg("--state-dir").arg(self.folder.join(format!("state-{host}"))).args(arguments);
         command
     }
 
@@ -121,4 +126,57 @@ fn twenty_drained_stops_of_apps_that_end_at_once_lose_nothing() {
         let mut stop = Process::start(&host.folder, "stop", &mut host.command(&["stop", name]));
         assert_eq!(stop.wait(PATIENCE).code(), Some(0), "{}", stop.log());
     });
+}
+
+/// How often the only copy of a service moves to the other host.
+const HANDOVERS: usize = 8;
+
+#[test]
+#[ignore = "needs Docker: make test runs it where there is one"]
+fn handovers_of_the_only_copy_to_another_host_lose_nothing() {
+    let _turn = heavy();
+    let host = Host::new();
+    let hosts = ["h1", "h2"].map(|name| (name, format!("{}-{name}", host.prefix), container_name()));
+    let _agents = [0, 1].map(|at| {
+        let (name, prefix, _) = &hosts[at];
+        Process::start(&host.folder, name, &mut host.command_of(name, prefix, &[]))
+    });
+    let create = |at: usize| {
+        let (_, prefix, name) = &hosts[at];
+        let labels = ["service=shop", &format!("domain={}", Ground::HOST), "check=/health", "replicas=1"];
+        let labels = labels.map(|label| format!("--label={prefix}.{label}"));
+        let flags: Vec<&str> = ["--publish", "8000"].into_iter().chain(labels.iter().map(String::as_str)).collect();
+        host.image.create_named(name, &flags, &["/webapp", "--listen", "0.0.0.0:8000", "--name", name, "--grace", "0"])
+    };
+    let holder = || {
+        until(PATIENCE, "a copy that runs, and one that stands by", || {
+            let slot = host.etcd.get("http-services/shop/slots/1").unwrap_or_default();
+            let stands_by = host.etcd.entries("http-services/shop/standby/").len() == 1;
+            let at = hosts.iter().position(|(name, ..)| slot.contains(&format!(r#""host":"{name}""#)));
+            at.filter(|_| stands_by).ok_or(slot)
+        })
+    };
+    let mut copies = [create(0), create(1)];
+    host.balancer.wait_servers(PATIENCE, "http-shop", 1);
+    host.balancer.wait_settled(PATIENCE);
+    let loads = KINDS.map(|kind| {
+        let target = if kind == Kind::Http2 { host.balancer.https() } else { host.balancer.http() };
+        Plan::new(kind, target, Ground::HOST).from("haproxy-discover-lab-").rate(RATE / 4).start()
+    });
+    for _ in 0..HANDOVERS {
+        let at = holder();
+        let (name, prefix, container) = &hosts[at];
+        let mut stop = Process::start(&host.folder, "stop", &mut host.command_of(name, prefix, &["stop", container]));
+        assert_eq!(stop.wait(PATIENCE).code(), Some(0), "{}", stop.log());
+        assert!(!copies[at].is_running(), "{container}");
+        // The new container has the name of the old one, so the old one's guard must not remove it.
+        docker(&["rm", "--volumes", container]);
+        std::mem::forget(std::mem::replace(&mut copies[at], create(at)));
+    }
+    for load in loads {
+        let report = load.stop();
+        println!("{report}");
+        report.assert_nothing_lost();
+        assert!(report.good > 1_000, "too light a load: {report}");
+    }
 }

@@ -2,26 +2,32 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use containers::{Container, Engine, EngineAddress, EngineError, Event, Listed};
-use discovery::Entry;
+use containers::{Container, Engine, EngineAddress, EngineError, Event, HostAddresses, LabelRules, Listed};
 use registry::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::agent::copies::CopyKey;
+use crate::agent::leased::Adopted;
 use crate::agent::members::ContainerKey;
 
-/// Time between two listings. They show what events did not: an event that the engine dropped, an engine that hangs.
-const LIST_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two listings. They show what events did not: an event that the engine dropped or that comes late, an engine
+/// that hangs.
+const LIST_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Questions for a container before the next listing. Podman holds a container's lock while it starts, and answers nothing
+/// then. On a busy host that took more than the 5 s that a question has.
+const QUESTIONS: usize = 3;
 
 /// Events of this time before the listing are sent again.
 const OVERLAP: Duration = Duration::from_secs(1);
 
 /// News for the agent's loop.
 pub(crate) enum News {
-    /// The records that hang on the lease of an earlier agent.
-    Adopted(Vec<Entry>),
-    /// All containers of an engine.
-    Listed { engine: usize, client: Engine, listed: Vec<Listed>, began: Instant },
+    /// The keys that hang on the lease of an earlier agent.
+    Adopted(Adopted),
+    /// All containers of an engine that run, and those that may stand by for a slot. `None` if those aren't known.
+    Listed { engine: usize, client: Engine, running: Vec<Listed>, stopped: Option<Vec<Listed>>, began: Instant },
     /// Something happened to a container.
     Event { engine: usize, event: Event },
     /// An engine can't be asked. Attempts go on.
@@ -34,6 +40,14 @@ pub(crate) enum News {
     Recovered { serial: usize, is_drained: bool },
     /// A record's container has had another name long enough.
     Retired { serial: usize },
+    /// The host has another address.
+    Moved(HostAddresses),
+    /// True if this agent may start the engine's containers.
+    Rights { engine: usize, may_start: bool },
+    /// The start of a container that has a slot is over. An error if the engine doesn't start it.
+    CopyStarted { name: CopyKey, run: u64, result: Result<(), String> },
+    /// A container that has a slot ended some time ago.
+    CopyEnded { name: CopyKey, run: u64 },
 }
 
 /// Delays between attempts at an engine, without end.
@@ -41,12 +55,25 @@ fn engine_delays() -> impl Iterator<Item = Duration> {
     Backoff::new(Duration::from_millis(100), Duration::from_secs(2)).with_jitter().delays()
 }
 
+/// Asks for a container, and asks again a few times if the engine doesn't answer.
+pub(crate) async fn inspect_patiently(client: &Engine, id: &str) -> Result<Option<Container>, EngineError> {
+    let mut delays = engine_delays();
+    for _ in 1..QUESTIONS {
+        match client.inspect(id).await {
+            Err(error) => tracing::debug!(container = id, %error, "can't ask for a container, trying again"),
+            answer => return answer,
+        }
+        sleep(delays.next().unwrap_or_default()).await;
+    }
+    client.inspect(id).await
+}
+
 /// Follows one engine until the agent ends. Subscribes first, then lists, then follows.
-pub(crate) async fn follow_engine(engine: usize, address: EngineAddress, news: mpsc::Sender<News>) {
+pub(crate) async fn follow_engine(engine: usize, address: EngineAddress, rules: LabelRules, news: mpsc::Sender<News>) {
     let mut delays = engine_delays();
     loop {
         let began = Instant::now();
-        let error = follow_once(engine, &address, &news).await;
+        let error = follow_once(engine, &address, &rules, &news).await;
         let reason = error.to_string();
         if news.send(News::Away { engine, reason }).await.is_err() {
             return;
@@ -60,7 +87,12 @@ pub(crate) async fn follow_engine(engine: usize, address: EngineAddress, news: m
 }
 
 /// Follows one connection until its end.
-async fn follow_once(engine: usize, address: &EngineAddress, news: &mpsc::Sender<News>) -> EngineError {
+async fn follow_once(
+    engine: usize,
+    address: &EngineAddress,
+    rules: &LabelRules,
+    news: &mpsc::Sender<News>,
+) -> EngineError {
     let client = match Engine::connect(address) {
         Ok(client) => client,
         Err(error) => return error,
@@ -78,19 +110,29 @@ async fn follow_once(engine: usize, address: &EngineAddress, news: &mpsc::Sender
     // Both at once: a listing that hangs on one container must delay no event.
     tokio::select! {
         error = pump => error,
-        never = list_forever(engine, &client, news) => match never {},
+        never = list_forever(engine, &client, rules, news) => match never {},
     }
 }
 
 /// Lists at once and then every so often. A failure doesn't end the stream of events.
-async fn list_forever(engine: usize, client: &Engine, news: &mpsc::Sender<News>) -> std::convert::Infallible {
+async fn list_forever(
+    engine: usize,
+    client: &Engine,
+    rules: &LabelRules,
+    news: &mpsc::Sender<News>,
+) -> std::convert::Infallible {
     let mut delays = engine_delays();
     loop {
         let began = Instant::now();
-        // Without the stopped ones: a host may have thousands, and their start is an event.
-        let pause = match client.list(false).await {
-            Ok(listed) => {
-                let _ = news.send(News::Listed { engine, client: client.clone(), listed, began }).await;
+        // A host may have thousands of stopped ones, and Podman takes its time for each. Such a listing may fail alone.
+        let (running, stopped) = tokio::join!(client.list(false), client.list_stopped(|label| rules.is_limit(label)));
+        if let Err(error) = &stopped {
+            tracing::debug!(%error, "can't list the containers that may stand by");
+        }
+        let pause = match running {
+            Ok(running) => {
+                let (client, stopped) = (client.clone(), stopped.ok());
+                let _ = news.send(News::Listed { engine, client, running, stopped, began }).await;
                 delays = engine_delays();
                 // 20 % of jitter: the hosts of a fleet need not list in one instant.
                 LIST_INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())

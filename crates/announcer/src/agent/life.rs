@@ -187,7 +187,7 @@ mod tests {
             writeln!(page, "| {life:?} | {want} |").unwrap();
         }
         page.push('\n');
-        page + &print_changes(&list_changes(&LIVES, &EVENTS, step))
+        page + &print_changes(&list_changes(&LIVES, &EVENTS, step)) + &crate::agent::standing::tests::table()
     }
 
     #[test]

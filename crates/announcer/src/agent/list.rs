@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use containers::{Container, Engine, EngineAddress, EngineError, HealthStatus, RunState};
-use discovery::{Key, UpstreamState};
+use discovery::{Copies, Key, Topology, UpstreamState, explain_missing_copy};
 use program::output;
 use registry::Client;
 use serde::Serialize;
 use tokio::time::{Duration, Instant};
 
-use crate::agent::plan::{Plan, Scope, plan_container};
+use crate::agent::copies::explain_no_rights;
+use crate::agent::plan::{Plan, PlannedCopy, Scope, plan_container};
 use crate::agent::table::render_list;
 use crate::config::address::AddressSource;
 use crate::config::container_options::Output;
@@ -62,6 +63,18 @@ pub(crate) struct ListedService {
     pub(crate) record: Option<UpstreamState>,
     /// Why there is no record, or none that is ready. `None` for a ready one.
     pub(crate) reason: Option<String>,
+    /// The container's slot, or why it has none. `None` if the service's copies aren't limited.
+    pub(crate) copy: Option<ListedCopy>,
+}
+
+/// A container whose service has a limited number of copies.
+#[derive(Debug, Serialize)]
+pub(crate) struct ListedCopy {
+    pub(crate) replicas: u16,
+    /// Number of the slot that the container holds. `None` if it holds none.
+    pub(crate) slot: Option<u16>,
+    /// How it stands: `holds slot 1 of 2`, `it stands by: …`.
+    pub(crate) standing: String,
 }
 
 /// Prints the list. Returns the exit status.
@@ -77,8 +90,12 @@ pub(crate) async fn print_list(
     for address in engines {
         match list_engine(address).await {
             Ok(all) => {
+                let mut may_start = None;
                 for container in all {
-                    let plan = plan_container(&container, scope);
+                    let mut plan = plan_container(&container, scope);
+                    if plan.copy.is_some() {
+                        check_rights(address, &mut may_start, &mut plan).await;
+                    }
                     if !plan.is_empty() {
                         list.containers.push(describe_container(client, &reaper, address, container, plan).await);
                     }
@@ -113,8 +130,26 @@ async fn describe_container(
     plan: Plan,
 ) -> ListedContainer {
     let mut services = Vec::new();
+    let mut listed_copy = None;
+    if let Some(copy) = &plan.copy {
+        listed_copy = Some(describe_copy(client, copy, &container).await);
+    }
     for upstream in &plan.upstreams {
-        services.push(describe_service(client, reaper, &container, upstream).await);
+        let mut service = describe_service(client, reaper, &container, upstream).await;
+        if plan.copy.as_ref().is_some_and(|copy| copy.service == upstream.announcement.service) {
+            service.copy = listed_copy.take();
+        }
+        services.push(service);
+    }
+    if let (Some(copy), Some(listed)) = (&plan.copy, listed_copy) {
+        services.push(ListedService {
+            service: copy.service.to_string(),
+            key: Key::for_upstream(&copy.service, &copy.id).to_string(),
+            address: String::new(),
+            record: None,
+            reason: None,
+            copy: Some(listed),
+        });
     }
     ListedContainer {
         engine: engine.to_string(),
@@ -148,7 +183,52 @@ async fn describe_service(
         Ok(Some((found, _))) => (None, Some(format!("the record has another address, {}", found.address()))),
         Ok(None) => (None, Some(explain_absence(container, upstream, reaper).await)),
     };
-    ListedService { service: service.to_string(), key, address, record, reason }
+    ListedService { service: service.to_string(), key, address, record, reason, copy: None }
+}
+
+/// Refuses the copy if the engine lets no container be started. It is asked once.
+async fn check_rights(address: &EngineAddress, may_start: &mut Option<bool>, plan: &mut Plan) {
+    // Most hosts have no such container, and then the question is needless.
+    if may_start.is_none()
+        && let Ok(engine) = Engine::connect(address)
+    {
+        *may_start = engine.may_start().await.ok();
+    }
+    if *may_start == Some(false) {
+        plan.refuse_copy(&explain_no_rights(&address.to_string()));
+    }
+}
+
+/// The copy's slot, or the reason why it has none, in the words that `discoverctl explain` has.
+async fn describe_copy(client: &Client, copy: &PlannedCopy, container: &Container) -> ListedCopy {
+    let (replicas, folder) = (copy.limit.replicas.get(), copy.service.folder_path());
+    let read = retry::retry_until(Instant::now() + STORE_LIMIT, || client.read_snapshot(&folder)).await;
+    let snapshot = match read {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            return ListedCopy { replicas, slot: None, standing: format!("its slot isn't known: {error}") };
+        }
+    };
+    let topology = Topology::from_entries(&snapshot.entries);
+    let copies = topology.copies().get(&copy.service).map(|copies| Copies::clone(copies)).unwrap_or_default();
+    let held = copies.slots().find(|(_, parsed)| parsed.value.as_ref().is_ok_and(|slot| slot.id == copy.id));
+    let slot = held.map(|(number, _)| number.get());
+    let standing = match slot {
+        Some(number) => format!("holds slot {number} of {replicas}"),
+        None => {
+            explain_missing_copy(&copies, &copy.id).map_or_else(|| explain_no_copy(container), |reason| reason.words)
+        }
+    };
+    ListedCopy { replicas, slot, standing }
+}
+
+/// Why a container has neither a slot nor a stand-by.
+fn explain_no_copy(container: &Container) -> String {
+    match container.state {
+        RunState::Stopped(_) => "doesn't stand by: it was stopped by hand, or no agent runs; start it to have it back",
+        RunState::Running | RunState::Paused => "has no slot: is `announcer containers` running?",
+    }
+    .to_owned()
 }
 
 async fn read_record(client: &Client, key: &str) -> Result<Option<(Record, UpstreamState)>, retry::StoreError> {

@@ -36,6 +36,8 @@ pub(crate) struct Known {
     pub(crate) container: Option<Container>,
     /// Time of the last event. `None` before the first.
     pub(crate) touched: Option<std::time::Instant>,
+    /// True if it has labels that count.
+    pub(crate) counts: bool,
     /// What was logged.
     pub(crate) faults: Vec<String>,
 }

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use containers::{Container, LabelCheck, LabelRules, LabelledService, Reach, find_address};
-use discovery::{Excerpt, HostName, Setting, UpstreamAddress, UpstreamId};
+use containers::{Container, CopyLimit, LabelCheck, LabelRules, LabelledService, Reach, RunState, find_address};
+use discovery::{Excerpt, HostName, ServiceId, Setting, UpstreamAddress, UpstreamId};
 
 use crate::config::address::AddressSource;
 use crate::config::upstream::{Announcement, OverwriteRules, Upstream};
@@ -26,12 +26,30 @@ pub(crate) struct Plan {
     pub(crate) upstreams: Vec<Upstream>,
     /// Labels that can't be read, and services without an address. Each is one line.
     pub(crate) faults: Vec<String>,
+    /// The service of which at most some copies run. `None` if the engine's clients start the container as they like.
+    pub(crate) copy: Option<PlannedCopy>,
+}
+
+/// A container as one of the copies of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlannedCopy {
+    pub(crate) service: ServiceId,
+    /// That of the container's record, or of the first one if it has several.
+    pub(crate) id: UpstreamId,
+    pub(crate) limit: CopyLimit,
 }
 
 impl Plan {
     /// True if the container has no labels that count.
     pub(crate) fn is_empty(&self) -> bool {
-        self.upstreams.is_empty() && self.faults.is_empty()
+        self.upstreams.is_empty() && self.faults.is_empty() && self.copy.is_none()
+    }
+
+    /// Refuses the service whose copies are limited.
+    pub(crate) fn refuse_copy(&mut self, reason: &str) {
+        let Some(copy) = self.copy.take() else { return };
+        self.upstreams.retain(|upstream| upstream.announcement.service != copy.service);
+        self.faults.push(format!("{}: {reason}", copy.service));
     }
 }
 
@@ -43,14 +61,49 @@ pub(crate) fn plan_container(container: &Container, scope: &Scope) -> Plan {
     for labelled in &reading.services {
         *shares.entry(&labelled.service).or_insert(0) += 1;
     }
+    let is_shared = |labelled: &LabelledService| shares.get(&labelled.service).is_some_and(|count| *count > 1);
+    let mut refusal = None;
+    match plan_copy(container, &reading.services, is_shared, scope) {
+        Ok(copy) => plan.copy = copy,
+        Err(reason) => refusal = Some(reason),
+    }
     for labelled in &reading.services {
-        let is_shared = shares.get(&labelled.service).is_some_and(|count| *count > 1);
+        // Other services of the container are none of it.
+        if let (Some(reason), Some(_)) = (&refusal, labelled.limit) {
+            plan.faults.push(format!("{}: {reason}", labelled.service));
+            continue;
+        }
+        // A container that stands by has no address yet.
+        if plan.copy.is_some() && matches!(container.state, RunState::Stopped(_)) {
+            continue;
+        }
+        let is_shared = is_shared(labelled);
         match plan_service(container, labelled, is_shared, scope) {
             Ok(upstream) => plan.upstreams.push(upstream),
             Err(reason) => plan.faults.push(reason),
         }
     }
     plan
+}
+
+/// Plans the service whose copies are limited. A container starts and stops as a whole, so that it has at most one.
+fn plan_copy(
+    container: &Container,
+    services: &[LabelledService],
+    is_shared: impl Fn(&LabelledService) -> bool,
+    scope: &Scope,
+) -> Result<Option<PlannedCopy>, String> {
+    let mut limited = services.iter().filter_map(|labelled| Some((labelled, labelled.limit?)));
+    let Some((first, limit)) = limited.next() else { return Ok(None) };
+    if let Some((other, _)) = limited.find(|(other, more)| other.service != first.service || *more != limit) {
+        let (one, other) = (Excerpt::new(&first.folder), Excerpt::new(&other.folder));
+        return Err(format!("{one} and {other} limit the copies of one container in two ways; give each a container"));
+    }
+    if let Some(own_life) = &container.own_life {
+        return Err(own_life.to_string());
+    }
+    let id = make_id(&scope.host, container, is_shared(first).then_some(first.port).flatten().map(u16::from))?;
+    Ok(Some(PlannedCopy { service: first.service.clone(), id, limit }))
 }
 
 /// Plans one service. `is_shared` is true if another port of the container belongs to the same service.
@@ -118,7 +171,7 @@ fn make_check(labelled: &LabelledService, address: UpstreamAddress) -> Result<Ch
 pub(crate) mod tests {
     use std::net::Ipv4Addr;
 
-    use containers::HostAddresses;
+    use containers::{HostAddresses, OwnLife};
 
     use super::*;
 
@@ -138,7 +191,7 @@ pub(crate) mod tests {
             name: name.to_owned(),
             labels: labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect(),
             published: ports.iter().map(publish).collect(),
-            state: containers::RunState::Running,
+            state: RunState::Running,
             ..Container::default()
         }
     }
@@ -187,6 +240,48 @@ pub(crate) mod tests {
         let plan = plan_container(&container("shop", &labels, &[(80, 1), (81, 2)]), &scope());
         let ids: Vec<_> = plan.upstreams.iter().map(|it| it.announcement.id.as_str()).collect();
         assert_eq!(ids, ["web1-shop-80", "web1-shop-81", "web1-shop"]);
+    }
+
+    #[test]
+    fn a_container_is_a_copy_of_one_service() {
+        let labels = [
+            ("haproxy-discover.a.domain", "a.com"),
+            ("haproxy-discover.a.port", "80"),
+            ("haproxy-discover.a.replicas", "2"),
+            ("haproxy-discover.b.domain", "b.com"),
+            ("haproxy-discover.b.port", "81"),
+        ];
+        let running = container("shop", &labels, &[(80, 1), (81, 2)]);
+        let plan = plan_container(&running, &scope());
+        let copy = plan.copy.unwrap();
+        assert_eq!((copy.service.to_string().as_str(), copy.id.as_str()), ("http-a.com", "web1-shop"));
+        assert_eq!((copy.limit.replicas.get(), plan.upstreams.len(), plan.faults.len()), (2, 2, 0));
+        // The engine publishes no port of a container that doesn't run.
+        let created =
+            Container { state: RunState::Stopped("created".to_owned()), published: BTreeMap::new(), ..running.clone() };
+        let plan = plan_container(&created, &scope());
+        assert!(plan.copy.is_some() && plan.upstreams.is_empty() && plan.faults.is_empty(), "{plan:?}");
+        let two = [&labels[..], &[("haproxy-discover.b.replicas", "1")]].concat();
+        let plan = plan_container(&container("shop", &two, &[(80, 1), (81, 2)]), &scope());
+        let words = "http-a.com: `haproxy-discover.a` and `haproxy-discover.b` limit the copies";
+        assert!(plan.copy.is_none() && plan.upstreams.is_empty() && plan.faults.len() == 2, "{plan:?}");
+        assert!(plan.faults[0].starts_with(words), "{plan:?}");
+    }
+
+    #[test]
+    fn a_container_that_the_engine_starts_itself_is_no_copy() {
+        let labels = [("haproxy-discover.domain", "a.com"), ("haproxy-discover.replicas", "2")];
+        let plain = container("shop", &labels, &[(80, 1)]);
+        for (own_life, words) in [
+            (OwnLife::Restarts("always".to_owned()), "restart policy always): create it with --restart no"),
+            (OwnLife::RemovedAtEnd, "create it without --rm"),
+        ] {
+            let plan = plan_container(&Container { own_life: Some(own_life), ..plain.clone() }, &scope());
+            assert!(plan.copy.is_none() && plan.upstreams.is_empty() && plan.faults[0].ends_with(words), "{plan:?}");
+        }
+        let mut plan = plan_container(&plain, &scope());
+        plan.refuse_copy("why");
+        assert_eq!((plan.upstreams.len(), plan.faults.as_slice()), (0, &["http-a.com: why".to_owned()][..]));
     }
 
     #[test]

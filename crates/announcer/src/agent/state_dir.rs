@@ -1,5 +1,7 @@
-//! The state directory: the number of the lease, and a lock against a second agent. It reads nothing of etcd.
+//! The state directory: the number of the lease, the containers that stand by, and a lock against a second agent. It reads
+//! nothing of etcd.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,6 +18,12 @@ const LONGEST: u64 = 64;
 
 /// The lease's file in the directory.
 const LEASE: &str = "lease";
+
+/// File with the ids of the containers that run or stand by for a slot, one a line.
+const COPIES: &str = "copies";
+
+/// 64 hexadecimal digits and a line break each, for more containers than a host has.
+const LONGEST_COPIES: u64 = 1 << 20;
 
 /// The lock's file. It is never removed, since another process may be about to lock it.
 const LOCK: &str = "lock";
@@ -67,14 +75,37 @@ impl StateDir {
 
     /// Writes the lease's number in one step.
     pub(crate) fn write_lease(&self, lease: LeaseId) -> Result<(), StateDirError> {
+        self.write_file(LEASE, &format!("{lease}\n"))
+    }
+
+    /// The containers that the last agent had run or stand by for a slot. Empty if that isn't known.
+    pub(crate) fn read_copies(&self) -> BTreeSet<String> {
+        let path = self.path.join(COPIES);
+        match regular_file::read_text(&path, LONGEST_COPIES) {
+            Ok(text) => text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => {
+                let hint = "start those that should stand by";
+                tracing::warn!(path = %path.display(), %error, hint, "can't read which stopped containers stand by");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// Writes the containers that run or stand by for a slot, in one step.
+    pub(crate) fn write_copies(&self, ids: &BTreeSet<String>) -> Result<(), StateDirError> {
+        self.write_file(COPIES, &ids.iter().map(|id| format!("{id}\n")).collect::<String>())
+    }
+
+    fn write_file(&self, name: &str, text: &str) -> Result<(), StateDirError> {
         let write = || -> io::Result<()> {
-            let name = OsString::from(format!(".{LEASE}.{}", std::process::id()));
-            let mut file = Temporary::create(File::open(&self.path)?.into(), name)?;
-            file.write(format!("{lease}\n").as_bytes(), 0o600)?;
+            let temporary = OsString::from(format!(".{name}.{}", std::process::id()));
+            let mut file = Temporary::create(File::open(&self.path)?.into(), temporary)?;
+            file.write(text.as_bytes(), 0o600)?;
             file.file().sync_all()?;
-            file.rename_to(OsStr::new(LEASE))
+            file.rename_to(OsStr::new(name))
         };
-        write().map_err(|source| StateDirError::Io { act: "write", path: self.path.join(LEASE), source })
+        write().map_err(|source| StateDirError::Io { act: "write", path: self.path.join(name), source })
     }
 
     /// Forgets the lease, which has been revoked.
@@ -107,6 +138,18 @@ mod tests {
         }
         state.remove_lease();
         assert!(!path.join("lease").exists());
+    }
+
+    #[test]
+    fn the_containers_that_stand_by_are_read_back() {
+        let folder = lab::Scratch::new();
+        let state = StateDir::open(&folder).unwrap();
+        assert_eq!(state.read_copies(), BTreeSet::new());
+        let ids = BTreeSet::from(["a".repeat(64), "b".repeat(64)]);
+        state.write_copies(&ids).unwrap();
+        assert_eq!(state.read_copies(), ids);
+        state.write_copies(&BTreeSet::new()).unwrap();
+        assert_eq!(state.read_copies(), BTreeSet::new());
     }
 
     #[test]

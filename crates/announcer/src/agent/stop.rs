@@ -4,19 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use containers::{Container, Engine, EngineAddress, EngineError};
+use containers::{Container, Engine, EngineAddress, EngineError, RunState};
 use daemon::shutdown::Shutdown;
 use discovery::{Entry, UpstreamState};
 use futures_util::future::join_all;
 use registry::{Client, LeaseId};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use crate::agent::plan::{Scope, plan_container};
+use crate::agent::plan::{PlannedCopy, Scope, plan_container};
 use crate::lease::Lease;
 use crate::record::{Record, Want};
 use crate::registrar::{Registrar, Written};
 use crate::retry::{self, StoreError};
+use crate::slots::offer::offer_slot;
 use crate::withdraw::{DRAIN_WRITE_LIMIT, await_acknowledgement};
 
 /// Exit codes, as `--help` lists them.
@@ -25,10 +26,14 @@ const NOT_ACKNOWLEDGED: u8 = 3;
 const NOT_STOPPED: u8 = 4;
 const ENGINE_AWAY: u8 = 5;
 
+/// Time between two attempts at an engine that doesn't stop a container.
+const STOP_PAUSE: Duration = Duration::from_secs(5);
+
 /// What is to be stopped, and how long it may take.
 pub(crate) struct Stop {
     pub(crate) names: Vec<String>,
     pub(crate) drain: Duration,
+    pub(crate) handover: Duration,
     pub(crate) time: Option<Duration>,
 }
 
@@ -57,6 +62,18 @@ pub(crate) async fn stop_containers(
     shutdown: &Shutdown,
 ) -> anyhow::Result<u8> {
     let (found, mut status) = find_containers(engines, &stop.names).await;
+    let offers = found.iter().filter_map(|it| find_running_copy(&it.container, scope));
+    let offers = join_all(offers.map(|copy| async move {
+        // Its successor starts beside it, so that the number of copies that serve never falls.
+        offer_slot(client, &copy.service, &copy.id, stop.handover).await;
+    }));
+    tokio::select! {
+        _ = offers => {}
+        () = shutdown.drain.cancelled() => {
+            tracing::warn!("interrupted, the agent stops the containers whose slots are offered");
+            return Ok(INTERRUPTED);
+        }
+    }
     let leased = read_records(client, &found, scope).await;
     if leased.is_err() {
         status = status.max(NOT_ACKNOWLEDGED);
@@ -85,6 +102,31 @@ pub(crate) async fn stop_containers(
         }
     }
     Ok(status)
+}
+
+/// Drains one container, waits for every balancer, and has the engine stop it, as often as that takes.
+pub(crate) async fn stop_politely(
+    client: &Client,
+    engine: Engine,
+    container: Container,
+    scope: &Scope,
+    limit: Duration,
+) {
+    let found = [Found { engine, container }];
+    match read_records(client, &found, scope).await {
+        Ok(leased) => _ = drain(client, &leased, limit).await,
+        Err(error) => tracing::warn!(%error, "can't read the records, stopping without a drain"),
+    }
+    let [found] = found;
+    while stop_one(&found, None).await != 0 {
+        sleep(STOP_PAUSE).await;
+    }
+}
+
+/// The copy that a running container is. `None` if its service has no limit.
+fn find_running_copy(container: &Container, scope: &Scope) -> Option<PlannedCopy> {
+    let is_running = !matches!(container.state, RunState::Stopped(_));
+    plan_container(container, scope).copy.filter(|_| is_running)
 }
 
 /// The containers of these names, and the exit status of those that aren't found.

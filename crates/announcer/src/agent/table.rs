@@ -39,6 +39,9 @@ pub(crate) fn render_list(list: &List, shows_engines: bool) -> String {
             push_row(&mut text, row, widths);
         }
         for service in &container.services {
+            if let Some(copy) = &service.copy {
+                push_lines(&mut text, "  ", &format!("{}: {}", service.service, copy.standing));
+            }
             if let Some(reason) = &service.reason {
                 push_lines(&mut text, "  ", &format!("{}: {reason}", service.service));
             }
@@ -67,7 +70,8 @@ fn make_rows(container: &ListedContainer) -> Vec<[String; 5]> {
     }
     let rows = container.services.iter().map(|service| {
         let record = service.record.map_or("-".to_owned(), |state| format!("{state:?}").to_lowercase());
-        row(&service.service, &service.address, &record)
+        let address = if service.address.is_empty() { "-" } else { &service.address };
+        row(&service.service, address, &record)
     });
     rows.collect()
 }
@@ -137,7 +141,7 @@ mod tests {
     use discovery::UpstreamState;
 
     use super::*;
-    use crate::agent::list::ListedService;
+    use crate::agent::list::{ListedCopy, ListedService};
 
     fn container(name: &str, services: Vec<ListedService>, faults: &[&str]) -> ListedContainer {
         ListedContainer {
@@ -154,7 +158,7 @@ mod tests {
 
     fn service(name: &str, address: &str, record: Option<UpstreamState>, reason: Option<&str>) -> ListedService {
         let (service, address, key) = (name.to_owned(), address.to_owned(), String::new());
-        ListedService { service, key, address, record, reason: reason.map(str::to_owned) }
+        ListedService { service, key, address, record, reason: reason.map(str::to_owned), copy: None }
     }
 
     #[test]
@@ -213,6 +217,29 @@ mod tests {
             tcp://127.0.0.1:1: the engine at tcp://127.0.0.1:1 can't be reached: refused
         "#]]
         .assert_eq(&text);
+    }
+
+    #[test]
+    fn a_copy_shows_its_slot_or_that_it_stands_by() {
+        let copy = |slot, standing: &str| Some(ListedCopy { replicas: 2, slot, standing: standing.to_owned() });
+        let holds = service("http-shop", "10.0.0.5:32768", Some(UpstreamState::Ready), None);
+        let stands_by = service("http-shop", "", None, None);
+        let words = "it stands by: no slot is free: 2 of 2 copies run, at web-1, web-2";
+        let list = List {
+            containers: vec![
+                container("shop-1", vec![ListedService { copy: copy(Some(1), "holds slot 1 of 2"), ..holds }], &[]),
+                container("shop-2", vec![ListedService { copy: copy(None, words), ..stands_by }], &[]),
+            ],
+            unreachable: BTreeMap::new(),
+        };
+        expect_test::expect![[r#"
+            CONTAINER  STATE    RECORD  SERVICE    ADDRESS
+            shop-1     running  ready   http-shop  10.0.0.5:32768
+              http-shop: holds slot 1 of 2
+            shop-2     running  -       http-shop  -
+              http-shop: it stands by: no slot is free: 2 of 2 copies run, at web-1, web-2
+        "#]]
+        .assert_eq(&render_list(&list, false));
     }
 
     #[test]

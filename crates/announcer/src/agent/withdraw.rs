@@ -46,7 +46,12 @@ pub(crate) async fn withdraw_host(
         state_dir.remove_lease();
         return Ok(0);
     }
-    let entries = retry::retry_until(deadline, || read_leased(&client, resumed)).await?;
+    let found = retry::retry_until(deadline, || read_leased(&client, resumed)).await?;
+    for (key, _) in &found.copies {
+        let hint = "stop the container: another host may start a copy now";
+        tracing::warn!(key, hint, "a copy's slot or stand-by ends with the host's records");
+    }
+    let entries = found.records;
     let lease = Lease::resume(client, ttl, Some(resumed));
     let mut held = lease.id.clone();
     let _ = timeout(PATIENCE, held.wait_for(Option::is_some)).await;

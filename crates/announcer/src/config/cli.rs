@@ -112,10 +112,11 @@ pub(crate) enum OneShot {
     },
     /// Register the containers of this host by their labels, until a stop signal
     ///
-    /// Follow the events of Docker or Podman, and announce each container that has labels as long as it works. Options come
-    /// before a command.
+    /// Follow the events of Docker or Podman, and announce each container that has labels as long as it works. Options may
+    /// stand before and behind a command.
     #[command(after_long_help = crate::config::container_options::EXAMPLES)]
     #[command(subcommand_value_name = "stop|withdraw", disable_help_subcommand = true)]
+    #[command(mut_args(crate::config::container_options::make_global))]
     Containers(Box<Containers>),
     /// Read a config file, print its upstreams, and exit; exit with 2 if it is wrong
     CheckConfig {

@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Subcommand, ValueEnum};
 use containers::{Dialect, EngineAddress};
+use daemon::admin::AdminArgs;
 use discovery::HostName;
+
+use crate::config::cli::Announcer;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   Register every container of this host that has labels:
@@ -20,11 +23,13 @@ pub(crate) const EXAMPLES: &str = "Examples:
           --host-address 172.17.8.101
   In the unit of a container, so that no request is lost if its app ends at once on SIGTERM:
       ExecStop=announcer containers stop shop
+  At most two copies on all hosts: create it on each host, and the agents start two:
+      docker create --publish 8000 --label haproxy-discover.domain=shop.example.com --label haproxy-discover.replicas=2 shop
   End for good on this host:
       systemctl disable --now announcer-containers && announcer containers withdraw
 
-Labels: haproxy-discover.domain, .service, .type, .path, .ports, .tls, .port, .weight, .color, .check, .set.KEY. Several services
-  of a container have names: haproxy-discover.NAME.domain and so on. docs/containers.md has all of them.
+Labels: haproxy-discover.domain, .service, .type, .path, .ports, .tls, .port, .weight, .color, .check, .replicas, .prefer, .set.KEY.
+  Several services of a container have names: haproxy-discover.NAME.domain and so on. docs/containers.md has all of them.
 
 Signals: on SIGTERM and SIGINT the agent ends and leaves its records in the store, for --ttl. The next agent takes them over.
 
@@ -54,9 +59,17 @@ pub(crate) struct Containers {
     #[arg(long, env = "ANNOUNCER_CONTAINERS_TTL", value_name = "TIME", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
-    /// Keep the lease's number in this directory, so that the next agent takes the records over
+    /// Have each stop wait at most this time for every live balancer's acknowledgement of `drain`
+    #[arg(long, env = "ANNOUNCER_DRAIN", value_name = "TIME", default_value = "15s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// Keep the lease's number and the containers that stand by in this directory, so that the next agent takes all over
     #[arg(long, env = "ANNOUNCER_STATE_DIR", value_name = "DIR", default_value = "/var/lib/announcer")]
     pub(crate) state_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) replicas: ReplicaTimes,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs<Announcer>,
     #[command(flatten)]
     pub(crate) etcd: registry::Args,
     /// Log events of this level and above: error, warn, info, debug, trace, or a filter like `info,registry=debug`
@@ -73,10 +86,6 @@ pub(crate) enum Command {
         /// Names or ids of the containers
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
-        /// Wait at most this time for every live balancer's acknowledgement of `drain`
-        #[arg(long, env = "ANNOUNCER_DRAIN", value_name = "TIME", default_value = "15s")]
-        #[arg(value_parser = humantime::parse_duration)]
-        drain: Duration,
         /// Have the engine kill the container after this time [default: the container's own]
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
@@ -84,12 +93,28 @@ pub(crate) enum Command {
     /// Drain all records of this host, wait for every balancer, and delete them
     ///
     /// The agent must have been stopped before, within --ttl.
-    Withdraw {
-        /// Wait at most this time for every live balancer's acknowledgement of `drain`
-        #[arg(long, env = "ANNOUNCER_DRAIN", value_name = "TIME", default_value = "15s")]
-        #[arg(value_parser = humantime::parse_duration)]
-        drain: Duration,
-    },
+    Withdraw,
+}
+
+/// Options of containers of which at most some run.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Replicas")]
+pub(crate) struct ReplicaTimes {
+    /// Start a container with the label `replicas` again this many times within five minutes. Then leave its slot to another
+    /// host, and try again after a pause
+    #[arg(long, env = "ANNOUNCER_MAX_RESTARTS", value_name = "N", default_value_t = 3)]
+    pub(crate) max_restarts: u32,
+    /// Wait at most this time at a stop until another host's copy has started and taken the slot over
+    #[arg(long, env = "ANNOUNCER_HANDOVER", value_name = "TIME", default_value = "15s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) handover: Duration,
+}
+
+/// Lets an option stand before and behind a command, unless no command has a use for it.
+pub(crate) fn make_global(argument: clap::Arg) -> clap::Arg {
+    let name = argument.get_id().as_str();
+    let is_agents = matches!(name, "list" | "output" | "max_restarts") || name.starts_with("admin");
+    if is_agents { argument } else { argument.global(true) }
 }
 
 /// Options that decide which containers are registered, and how.
@@ -145,5 +170,36 @@ impl From<LabelDialect> for Dialect {
             LabelDialect::Traefik => Self::Traefik,
             LabelDialect::Registrator => Self::Registrator,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::cli::{Cli, OneShot};
+
+    fn parse(line: &str) -> Result<Containers, String> {
+        let words = ["announcer", "containers"].into_iter().chain(line.split_whitespace());
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.one_shot {
+            Some(OneShot::Containers(options)) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_option_may_stand_before_and_behind_a_command() {
+        let engine = |line: &str| parse(line).map(|options| options.scope.engine[0].to_string());
+        for line in ["--engine tcp://a:1 stop web", "stop --engine tcp://a:1 web", "stop web --engine tcp://a:1"] {
+            assert_eq!(engine(line).as_deref(), Ok("tcp://a:1"), "{line}");
+        }
+        let stop = parse("--endpoints 10.0.0.1:2379 stop web --drain 3s --time 1s").unwrap();
+        assert_eq!(stop.drain, Duration::from_secs(3));
+        assert!(matches!(stop.command, Some(Command::Stop { names, time: Some(_) }) if names == ["web"]));
+        let withdraw = parse("withdraw --state-dir /x --ttl 9s --drain 2s").unwrap();
+        assert_eq!((withdraw.state_dir.to_str(), withdraw.ttl.as_secs(), withdraw.drain.as_secs()), (Some("/x"), 9, 2));
+        assert!(parse("stop web --list").unwrap_err().contains("--list"), "a command by itself");
+        assert!(parse("--interface eth0 --host-address 10.0.0.1").is_err());
     }
 }

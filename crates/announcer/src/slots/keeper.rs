@@ -5,13 +5,10 @@ mod report;
 mod runs;
 mod writes;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::{Instant, SystemTime},
-};
+use std::time::{Instant, SystemTime};
 
 use daemon::{shutdown::Shutdown, systemd};
-use discovery::Timestamp;
+use discovery::{HostName, ServiceId, Timestamp, UpstreamId};
 use registry::{Committed, FollowOptions, LeaseId};
 use tokio::{
     sync::{mpsc, watch},
@@ -20,45 +17,59 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ReplicaOptions, RunParameters};
-use crate::event_loop::surroundings::Surroundings;
+use crate::config::ReplicaOptions;
 use crate::lease::Lease;
 use crate::processes::tether::Limit;
 use crate::retry;
+use crate::slots::app::{App, AppEvent};
 use crate::slots::choice::{self, Us};
-pub(crate) use crate::slots::keeper::runs::Announced;
 use crate::slots::keeper::runs::Run;
 use crate::slots::restarts::Restarts;
 use crate::slots::state::{Action, Event, State, step};
 use crate::slots::tempo::Tempo;
 use crate::slots::view::View;
-use crate::slots::write::Facts;
+use crate::slots::write::{self, Facts};
 use crate::status::SlotStatus;
 use crate::status::heartbeat::Heartbeat;
 use crate::withdraw::WITHDRAW_LIMIT;
 
-/// Parts that a keeper is made of.
-pub(crate) struct Parts {
-    pub(crate) config: Arc<Config>,
-    pub(crate) parameters: Arc<RunParameters>,
-    pub(crate) options: ReplicaOptions,
-    pub(crate) surroundings: Arc<Surroundings>,
-    pub(crate) lease: Lease,
-    pub(crate) view: View,
-    pub(crate) us: Us,
-    pub(crate) facts: Facts,
+/// Names of a copy in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyName {
+    pub(crate) service: ServiceId,
+    /// Id that the copy's record has once it runs.
+    pub(crate) id: UpstreamId,
+    /// `None` if the host has no good name.
+    pub(crate) host: Option<HostName>,
+}
+
+/// Channels on which a keeper publishes.
+pub(crate) struct Outlets {
     /// Time until when the app may run, for its guard.
     pub(crate) limits: watch::Sender<Limit>,
-    pub(crate) messages: mpsc::Sender<Announced>,
-    /// Published for the admin port.
+    /// For the admin port.
     pub(crate) shown: watch::Sender<SlotStatus>,
-    /// First stop signal, which decides the app's stop signal.
-    pub(crate) first_signal: Arc<OnceLock<i32>>,
+}
+
+/// A copy's place in its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The copy is all that its process does. Its lease ends with it, and systemd is told how it stands.
+    WholeProcess,
+    /// Its process has other copies and records under the same lease.
+    AmongOthers,
 }
 
 /// State of the loop, and the tasks that it started.
-pub(crate) struct Keeper {
-    parts: Parts,
+pub(crate) struct Keeper<A> {
+    app: A,
+    options: ReplicaOptions,
+    lease: Lease,
+    view: View,
+    us: Us,
+    facts: Facts,
+    outlets: Outlets,
+    place: Place,
     state: State,
     tempo: Tempo,
     restarts: Restarts,
@@ -68,7 +79,6 @@ pub(crate) struct Keeper {
     run: Option<Run>,
     /// Lease that the slot of the current run was taken under.
     held_lease: Option<LeaseId>,
-    runs: JoinSet<anyhow::Result<u8>>,
     /// At most one, so that every write is planned on a view that shows the one before.
     writes: JoinSet<Result<Committed, registry::Error>>,
     /// No write before this time, after one that failed.
@@ -78,6 +88,8 @@ pub(crate) struct Keeper {
     releases: JoinSet<()>,
     /// End of the pause or of the wait that the state has. `None` if it has none.
     state_end: Option<Instant>,
+    /// True if another program has asked for the stop, and does it.
+    is_stop_awaited: bool,
     exit_status: u8,
     is_ready_said: bool,
     /// Time since when another lease has this copy's id. `None` while none has.
@@ -87,23 +99,45 @@ pub(crate) struct Keeper {
     status_line: Option<String>,
 }
 
-impl Keeper {
-    pub(crate) fn new(parts: Parts) -> Self {
+impl<A: App> Keeper<A> {
+    pub(crate) fn new(name: CopyName, options: ReplicaOptions, lease: Lease, outlets: Outlets, app: A) -> Self {
+        let us = Us {
+            id: name.id,
+            replicas: options.count,
+            has_fence: options.has_fence,
+            lease: None,
+            last_slot: None,
+            since: None,
+        };
+        let facts = Facts {
+            service: name.service.clone(),
+            host: name.host,
+            prefer: options.prefer,
+            standing_since: Timestamp::from_time(SystemTime::now()),
+            rests_until: None,
+        };
         Self {
-            restarts: Restarts::new(parts.options.max_restarts),
-            parts,
+            app,
+            options,
+            lease,
+            view: View::new(name.service),
+            us,
+            facts,
+            outlets,
+            place: Place::WholeProcess,
             state: State::StandingBy,
             tempo: Tempo::default(),
+            restarts: Restarts::new(options.max_restarts),
             run_count: 0,
             run: None,
             held_lease: None,
-            runs: JoinSet::new(),
             writes: JoinSet::new(),
             write_after: None,
             write_delays: Box::new(retry::store_delays()),
             is_write_failing: false,
             releases: JoinSet::new(),
             state_end: None,
+            is_stop_awaited: false,
             exit_status: 0,
             is_ready_said: false,
             conflict_since: None,
@@ -112,38 +146,50 @@ impl Keeper {
         }
     }
 
+    /// Shares the lease with other copies and records. An app that runs already, since this time, seeks a slot.
+    pub(crate) fn among_others(mut self, running_since: Option<Timestamp>) -> Self {
+        self.place = Place::AmongOthers;
+        if running_since.is_some() {
+            // It may be a successor that an earlier process started. Without a promise, this state seeks any slot.
+            (self.state, self.us.since) = (State::Succeeding, running_since);
+            self.start_run();
+        }
+        self
+    }
+
     /// Runs until [`State::Done`]. Returns the exit status.
     pub(crate) async fn run_until_done(
         mut self,
-        mut inbox: mpsc::Receiver<Announced>,
+        mut inbox: mpsc::Receiver<AppEvent>,
         mut heartbeat: Heartbeat,
         shutdown: &Shutdown,
     ) -> u8 {
-        let folder = self.parts.facts.service.folder_path();
+        let folder = self.facts.service.folder_path();
         let (first, last) = (format!("{folder}slots"), format!("{folder}standby"));
         let end = CancellationToken::new();
-        let client = self.parts.lease.client.clone();
+        let client = self.lease.client.clone();
         let mut events = client.follow_folders(&first, &last, FollowOptions::default(), end.clone());
         let _ends_with_us = end.drop_guard();
-        let (mut lease_id, mut lease_stats) = (self.parts.lease.id.clone(), self.parts.lease.stats.clone());
+        let (mut lease_id, mut lease_stats) = (self.lease.id.clone(), self.lease.stats.clone());
+        // A lease that others share may be there already.
+        self.us.lease = *lease_id.borrow_and_update();
         let (mut stopping, mut aborting) = (false, false);
         let mut due = self.advance();
         while self.state != State::Done {
             tokio::select! {
                 Some(event) = events.recv() => self.apply_store_event(&event),
-                Ok(()) = lease_id.changed() => self.parts.us.lease = *lease_id.borrow_and_update(),
-                Ok(()) = lease_stats.changed(), if self.parts.options.has_fence => {}
-                Some(ended) = self.runs.join_next() => self.end_run(ended.unwrap_or_else(|error| Err(error.into()))),
+                Ok(()) = lease_id.changed() => self.us.lease = *lease_id.borrow_and_update(),
+                Ok(()) = lease_stats.changed(), if self.options.has_fence => {}
                 Some(written) = self.writes.join_next() => if let Ok(written) = written {
                     self.end_write(written);
                 },
                 Some(_) = self.releases.join_next() => self.apply(Event::Released),
-                Some(Announced(number)) = inbox.recv() => if number == self.run_count && self.run.is_some() {
-                    self.apply(Event::Announced);
-                },
+                Some(event) = inbox.recv() => self.apply_app_event(event),
                 () = shutdown.drain.cancelled(), if !stopping => {
                     stopping = true;
-                    systemd::notify_stopping();
+                    if self.place == Place::WholeProcess {
+                        systemd::notify_stopping();
+                    }
                     self.apply(Event::Stop);
                 }
                 () = shutdown.abort.cancelled(), if !aborting => {
@@ -186,9 +232,10 @@ impl Keeper {
     /// Logs the new state, and sets what the copy's keys tell in it.
     fn enter_state(&mut self, before: State, event: Event) {
         let now = Timestamp::from_time(SystemTime::now());
-        let Parts { us, view, facts, .. } = &mut self.parts;
+        let Self { us, view, facts, .. } = self;
         let slot = us.lease.and_then(|lease| view.slot_of(&us.id, lease));
-        match (before, self.state) {
+        let after = self.state;
+        match (before, after) {
             (_, State::Holding) if event == Event::SlotOurs => {
                 self.held_lease = us.lease;
                 if let Some((number, _, slot)) = slot {
@@ -203,9 +250,12 @@ impl Keeper {
             (State::Resting, State::StandingBy) => tracing::info!("the pause is over, standing by"),
             (_, State::StandingBy | State::Resting) => {
                 (us.since, facts.standing_since) = (None, now);
-                if self.state == State::StandingBy {
+                if after == State::StandingBy {
                     tracing::info!("standing by");
                 }
+            }
+            (State::Succeeding, State::Seeking) if event == Event::SlotLost => {
+                tracing::warn!("the app runs, and no slot is free for it");
             }
             (_, State::Seeking) if event == Event::SlotLost => {
                 tracing::warn!("the slot is lost, the app runs on until etcd says if it is one too many");
@@ -220,11 +270,11 @@ impl Keeper {
 
     fn apply_store_event(&mut self, event: &registry::Event) {
         if let registry::Event::Disconnected { error, .. } = event
-            && self.parts.view.is_connected()
+            && self.view.is_connected()
         {
             tracing::warn!(%error, "can't follow the service's slots, trying again");
         }
-        self.parts.view.apply_event(event);
+        self.view.apply_event(event);
     }
 
     /// Applies all events that follow from the store and the clock, plans a write, and publishes the status. Returns the
@@ -251,13 +301,20 @@ impl Keeper {
         if self.is_fence_passed(now) {
             return Some(Event::FencePassed);
         }
-        let Parts { view, us, options, .. } = &self.parts;
-        let found = choice::find_event(self.state, view, us);
+        // Before the view's other events: a copy that is asked to stop must not seek a slot.
+        if self.place == Place::AmongOthers
+            && let Some(event) = self.find_shared_event()
+        {
+            return Some(event);
+        }
+        let found = choice::find_event(self.state, &self.view, &self.us);
         self.tempo.note_surplus(found == Some(Event::Surplus), now);
         let is_early = self.tempo.surplus_time().is_some_and(|time| now < time);
         match found {
             Some(Event::Surplus) if is_early => return None,
-            Some(Event::SlotLost) if options.has_fence && self.state.runs_app() => return Some(Event::FencePassed),
+            Some(Event::SlotLost) if self.options.has_fence && self.state.runs_app() => {
+                return Some(Event::FencePassed);
+            }
             Some(event) => return Some(event),
             None => {}
         }
@@ -267,17 +324,42 @@ impl Keeper {
         })
     }
 
+    /// Event of a copy that shares its lease. It gives its keys up one by one, since the lease stays. A slot that says
+    /// `leaving` without this copy's doing asks for a stop.
+    fn find_shared_event(&mut self) -> Option<Event> {
+        match self.state {
+            State::Releasing => {
+                let has_keys = write::plan_repair(self.state, &self.view, &self.us, &self.facts).is_some();
+                let is_known = self.writes.is_empty() && self.view.is_current();
+                (is_known && !has_keys).then_some(Event::Released)
+            }
+            State::Holding => {
+                let lease = self.us.lease.filter(|_| self.view.is_current())?;
+                let (_, _, slot) = self.view.slot_of(&self.us.id, lease)?;
+                self.is_stop_awaited = slot.leaving;
+                slot.leaving.then_some(Event::Stop)
+            }
+            _ => None,
+        }
+    }
+
     /// Waits for a successor. With `--fence`, no other copy may start before this one has stopped.
     fn offer_slot(&mut self) {
-        let options = &self.parts.options;
+        let options = &self.options;
         let wait = if options.has_fence { Duration::ZERO } else { options.handover };
         self.state_end = Some(Instant::now() + wait);
-        // The unit's stop timeout doesn't know --handover.
-        systemd::extend_timeout(wait + WITHDRAW_LIMIT);
+        if self.place == Place::WholeProcess {
+            // The unit's stop timeout doesn't know --handover.
+            systemd::extend_timeout(wait + WITHDRAW_LIMIT);
+        }
     }
 
     fn start_release(&mut self) {
-        let lease = self.parts.lease.clone();
+        if self.place == Place::AmongOthers {
+            // `plan_write` deletes the keys, and `find_shared_event` ends it.
+            return;
+        }
+        let lease = self.lease.clone();
         self.releases.spawn(async move {
             if let Err(error) = lease.revoke(tokio::time::Instant::now() + WITHDRAW_LIMIT).await {
                 tracing::warn!(%error, "the slot can't be released, it is taken until its lease ends by itself");

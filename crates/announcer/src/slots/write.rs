@@ -88,6 +88,11 @@ pub(crate) fn plan_opening(opening: Opening, view: &View, us: &Us, facts: &Facts
     Some(if is_ours { txn.delete(standby) } else { txn })
 }
 
+/// Transaction that offers a slot, whose holder may be another process.
+pub(crate) fn plan_offer(service: &ServiceId, number: SlotNumber, seen: &SeenSlot, offered: &Slot) -> Txn {
+    rewrite_slot(&Key::Slot { service: service.clone(), number }.to_string(), seen, offered)
+}
+
 /// Writes a slot that is unchanged, under the lease that it has: a claim must not outlive the slot's holder.
 fn rewrite_slot(key: &str, seen: &SeenSlot, slot: &Slot) -> Txn {
     let lease = (seen.lease != 0).then(|| LeaseId::from(seen.lease));

@@ -4,7 +4,7 @@
 
 use std::{
     sync::atomic::AtomicU64,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use discovery::{Key, ServiceId, UpstreamId, UpstreamState};
@@ -13,10 +13,24 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+use registry::LeaseStats;
 
 use crate::config::upstream;
 use crate::state::State;
 use crate::status::{Status, UpstreamStatus};
+
+/// A lease's counts of renewals, and its time.
+pub(crate) struct LeaseStatus {
+    pub(crate) stats: LeaseStats,
+    pub(crate) ttl: Duration,
+}
+
+impl LeaseStatus {
+    /// True if the last renewal succeeded.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.stats.renewed > 0 && !self.stats.is_failing
+    }
+}
 
 // Without `Done`: the process ends with it.
 const STATES: [(State, &str); 10] = [
@@ -111,7 +125,12 @@ pub(crate) fn register_metrics(status: &Status, counters: &CheckCounters, regist
     register_slot(status, registry);
     register_upstreams(status, registry);
     registry.register("checks", "Rounds of an upstream's checks", counters.0.clone());
-    register_lease(status, registry);
+    register_lease(&LeaseStatus { stats: status.lease_stats, ttl: status.ttl }, registry);
+    register_build(registry);
+}
+
+/// Adds the version and the log's counters.
+pub(crate) fn register_build(registry: &mut Registry) {
     let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
     registry.register("build_info", "announcer's version", info);
@@ -184,12 +203,13 @@ fn register_slot(status: &Status, registry: &mut Registry) {
     registry.register("copies", "Copies of the service, as this announcer sees them in the store", copies);
 }
 
-fn register_lease(status: &Status, registry: &mut Registry) {
-    let beats = &status.lease_stats;
+/// Adds the lease's metrics.
+pub(crate) fn register_lease(lease: &LeaseStatus, registry: &mut Registry) {
+    let beats = &lease.stats;
     let help = "1 while etcd answers the lease's renewals";
-    registry.register("store_connected", help, flag_gauge(status.is_connected()));
+    registry.register("store_connected", help, flag_gauge(lease.is_connected()));
     let help = "How long the records outlive their last renewal";
-    registry.register_with_unit("lease_ttl", help, Unit::Seconds, seconds_gauge(status.ttl.as_secs_f64()));
+    registry.register_with_unit("lease_ttl", help, Unit::Seconds, seconds_gauge(lease.ttl.as_secs_f64()));
     let last = beats.renewed_at.and_then(|last| SystemTime::now().checked_sub(last.elapsed()));
     if let Some(last) = last.and_then(|last| last.duration_since(SystemTime::UNIX_EPOCH).ok()) {
         let help = "When the lease was last renewed, in seconds since 1970; missing while there is none";

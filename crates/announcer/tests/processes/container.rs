@@ -1,6 +1,8 @@
 //! `announcer containers` with a real Docker Engine: what each event of a container does to its record.
 
+mod copies;
 mod engine_link;
+mod host_address;
 mod own_engine;
 
 use std::process::Command;
@@ -33,10 +35,16 @@ impl Scene {
     }
 
     fn command(&self, flags: &[&str]) -> Command {
+        let state = self.site.folder.join("state").display().to_string();
+        let own = ["--label-prefix", &self.prefix, "--host-name", "h1", "--state-dir", &state];
+        self.command_with_own(&[&own[..], flags].concat())
+    }
+
+    /// A command of a host whose name, labels and state directory are among the flags.
+    fn command_with_own(&self, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_announcer"));
-        command.args(["containers", "--endpoints", &self.site.etcd.endpoints(), "--label-prefix", &self.prefix]);
-        command.args(["--host-name", "h1", "--host-address", &self.network.gateway().to_string()]);
-        command.arg("--state-dir").arg(self.site.folder.join("state")).args(flags);
+        command.args(["containers", "--endpoints", &self.site.etcd.endpoints()]);
+        command.args(["--host-address", &self.network.gateway().to_string()]).args(flags);
         command
     }
 
@@ -52,7 +60,11 @@ impl Scene {
 
     /// Runs one of the agent's commands to its end.
     fn run(&self, arguments: &[&str]) -> (i32, String) {
-        let mut process = Process::start(&self.site.folder, "command", &mut self.command(arguments));
+        self.run_to_end(&mut self.command(arguments))
+    }
+
+    fn run_to_end(&self, command: &mut Command) -> (i32, String) {
+        let mut process = Process::start(&self.site.folder, "command", command);
         let status = process.wait(SOON * 2);
         (status.code().expect("an exit code"), process.log())
     }

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bollard::models::{EndpointSettings, EventMessage, HealthStatusEnum, PortBinding};
+use bollard::models::{
+    EndpointSettings, EventMessage, HealthStatusEnum, HostConfig, PortBinding, RestartPolicyNameEnum as Policy,
+};
 
-use crate::container::{Container, HealthStatus, RunState, parse_signal};
+use crate::container::{Container, HealthStatus, OwnLife, RunState, parse_signal};
 use crate::engine::{Event, EventKind, Inspected};
 
 /// A container, from the answer to a request for it.
@@ -13,6 +15,7 @@ pub(super) fn read_container(found: Inspected) -> Container {
     let config = found.config.unwrap_or_default();
     let host_config = found.host_config.unwrap_or_default();
     let state = found.state.unwrap_or_default();
+    let own_life = read_own_life(&host_config);
     let settings = found.network_settings.unwrap_or_default();
     // Both engines say `running` of a paused container too.
     let run_state = match (state.running, state.paused) {
@@ -41,6 +44,18 @@ pub(super) fn read_container(found: Inspected) -> Container {
         published: published.collect(),
         stop_signal: config.stop_signal.as_deref().and_then(parse_signal),
         stop_timeout: config.stop_timeout.and_then(|time| u64::try_from(time).ok()).map(Duration::from_secs),
+        exit_status: state.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or_default(),
+        own_life,
+    }
+}
+
+fn read_own_life(config: &HostConfig) -> Option<OwnLife> {
+    let policy = config.restart_policy.as_ref().and_then(|policy| policy.name);
+    match policy {
+        Some(policy @ (Policy::ALWAYS | Policy::UNLESS_STOPPED | Policy::ON_FAILURE)) => {
+            Some(OwnLife::Restarts(policy.to_string()))
+        }
+        Some(Policy::EMPTY | Policy::NO) | None => (config.auto_remove == Some(true)).then_some(OwnLife::RemovedAtEnd),
     }
 }
 
@@ -77,7 +92,12 @@ pub(super) fn read_event(message: EventMessage) -> Option<Event> {
     let attribute = |name: &str| actor.attributes.as_ref().and_then(|all| all.get(name));
     let action = message.action.unwrap_or_default();
     let kind = match action.as_str() {
+        // Both engines tell the labels. Most containers are started right after this.
+        "create" if actor.attributes.iter().flatten().any(|(name, _)| name.ends_with(".replicas")) => {
+            EventKind::Created
+        }
         "start" | "restart" => EventKind::Started,
+        "stop" => EventKind::Stopped,
         "kill" => EventKind::Signalled(attribute("signal").and_then(|signal| parse_signal(signal))),
         "die" | "died" => EventKind::Died,
         "pause" => EventKind::Paused,
@@ -129,7 +149,9 @@ mod tests {
         assert_eq!(event("health_status: unhealthy", &[]), Some(EventKind::Health(HealthStatus::Unhealthy)));
         let podman = event("health_status", &[("health_status", "healthy")]);
         assert_eq!(podman, Some(EventKind::Health(HealthStatus::Healthy)));
-        for nothing in ["exec_create: /check", "exec_die", "attach", "top", "", "health_status: odd"] {
+        assert_eq!(event("create", &[("x.web.replicas", "2")]), Some(EventKind::Created));
+        assert_eq!(event("stop", &[]), Some(EventKind::Stopped));
+        for nothing in ["create", "exec_create: /check", "exec_die", "attach", "top", "", "health_status: odd"] {
             assert_eq!(event(nothing, &[]), None, "{nothing}");
         }
     }

@@ -31,14 +31,16 @@ const RENAME_TIME: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// Applies an answer to a container's records.
-    pub(super) fn update_container(&mut self, key: &ContainerKey, container: &Container) {
+    pub(in crate::agent) fn update_container(&mut self, key: &ContainerKey, container: &Container) {
         let before = self.containers.get_mut(key).and_then(|known| known.container.replace(container.clone()));
         let has_restarted = before.as_ref().is_some_and(|before| before.started_at != container.started_at);
         if has_restarted || matches!(container.state, RunState::Stopped(_)) {
             self.step_all(key, LifeEvent::Died);
         }
-        let plan = plan_container(container, &self.scope);
+        let mut plan = plan_container(container, &self.scope);
+        self.check_rights(key, &mut plan);
         self.log_faults(key, container, &plan);
+        self.update_copy(key, container, plan.copy);
         if matches!(container.state, RunState::Stopped(_)) {
             return;
         }
@@ -74,6 +76,7 @@ impl Agent {
     /// Logs what is wrong with a container's labels, once for each change.
     pub(super) fn log_faults(&mut self, key: &ContainerKey, container: &Container, plan: &Plan) {
         let Some(known) = self.containers.get_mut(key) else { return };
+        known.counts = !plan.is_empty();
         for fault in plan.faults.iter().filter(|fault| !known.faults.contains(fault)) {
             let hint = "correct it and create the container again";
             tracing::warn!(container = container.name, fault, hint, "a service of the container isn't registered");
@@ -164,6 +167,7 @@ impl Agent {
 
     pub(super) fn remove_container(&mut self, key: &ContainerKey) {
         self.step_all(key, LifeEvent::Died);
+        self.remove_copy(key);
         self.containers.remove(key);
     }
 
@@ -173,7 +177,7 @@ impl Agent {
         members.filter(|(_, member)| !member.life.has_ended()).map(|(serial, _)| *serial).collect()
     }
 
-    pub(super) fn step_all(&mut self, key: &ContainerKey, event: LifeEvent) {
+    pub(in crate::agent) fn step_all(&mut self, key: &ContainerKey, event: LifeEvent) {
         for serial in self.serials_of(key) {
             self.step(serial, event);
             // What was paused may work already.
@@ -284,9 +288,11 @@ impl Agent {
 
     /// Deletes the records of containers that ended while no agent ran. Only once every engine has told what it has.
     pub(super) fn drop_orphans(&mut self) {
-        if self.adopted.is_empty() || self.open_questions > 0 || !self.engines.iter().all(|slot| slot.is_listed) {
+        let has_adopted = !self.adopted.is_empty() || !self.adopted_copies.is_empty();
+        if !has_adopted || self.open_questions > 0 || !self.engines.iter().all(|slot| slot.is_listed) {
             return;
         }
+        self.drop_orphaned_copies();
         for (key, entry) in std::mem::take(&mut self.adopted) {
             if let Some((record, _)) = Record::from_entry(&entry) {
                 tracing::info!(key, "no container has this record any more, deleting it");

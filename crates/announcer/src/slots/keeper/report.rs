@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use daemon::systemd;
 use humantime::format_rfc3339_seconds;
 
+use crate::slots::app::App;
 use crate::slots::choice;
-use crate::slots::keeper::{Keeper, Parts};
+use crate::slots::keeper::{Keeper, Place};
 use crate::slots::state::State;
 use crate::slots::view::View;
 use crate::slots::write;
@@ -15,7 +16,7 @@ use crate::status::SlotStatus;
 /// Time in which the keys of an ended lease disappear from the view.
 const CONFLICT_LIMIT: Duration = Duration::from_secs(1);
 
-impl Keeper {
+impl<A: App> Keeper<A> {
     /// Publishes the status. While the app runs, the status line is the run's.
     pub(super) fn show_status(&mut self, now: Instant) {
         self.log_conflict(now);
@@ -23,20 +24,19 @@ impl Keeper {
         // A copy that will take a slot at once says READY only once its app is announced.
         let stands_by = match self.state {
             State::StandingBy => {
-                let parts = &self.parts;
-                self.tempo.is_settled(now) && choice::find_opening(self.state, &parts.view, &parts.us).is_none()
+                self.tempo.is_settled(now) && choice::find_opening(self.state, &self.view, &self.us).is_none()
             }
             State::Resting => true,
             _ => false,
         };
-        if stands_by && !std::mem::replace(&mut self.is_ready_said, true) {
+        if stands_by && !std::mem::replace(&mut self.is_ready_said, true) && self.place == Place::WholeProcess {
             systemd::notify_ready();
         }
-        if self.run.is_none() && self.status_line.as_ref() != Some(&status.line) {
+        if self.place == Place::WholeProcess && self.run.is_none() && self.status_line.as_ref() != Some(&status.line) {
             systemd::notify_status(&status.line);
             self.status_line = Some(status.line.clone());
         }
-        self.parts.shown.send_if_modified(|shown| {
+        self.outlets.shown.send_if_modified(|shown| {
             let is_new = *shown != status;
             *shown = status;
             is_new
@@ -45,14 +45,13 @@ impl Keeper {
 
     /// Logs once that another lease has this copy's id, unless that is an ended lease whose keys the view still shows.
     fn log_conflict(&mut self, now: Instant) {
-        let Parts { view, us, .. } = &self.parts;
-        let is_taken = view.is_current() && write::is_id_taken(view, us);
+        let is_taken = self.view.is_current() && write::is_id_taken(&self.view, &self.us);
         self.conflict_since = is_taken.then(|| self.conflict_since.unwrap_or(now));
         if !is_taken {
             self.is_conflict_logged = false;
         } else if self.conflict_time().is_some_and(|time| now >= time) {
             self.is_conflict_logged = true;
-            let id = &us.id;
+            let id = &self.us.id;
             tracing::warn!(%id, "this id is in use under another lease, waiting for its end; give each announcer its own --id");
         }
     }
@@ -63,7 +62,7 @@ impl Keeper {
     }
 
     fn describe(&self) -> SlotStatus {
-        let (view, us) = (&self.parts.view, &self.parts.us);
+        let (view, us) = (&self.view, &self.us);
         let slot = us.lease.and_then(|lease| view.slot_of(&us.id, lease)).map(|(number, ..)| number.get());
         let running = list_running(view, us.replicas.get());
         let count = |is_first: bool| {
@@ -78,7 +77,7 @@ impl Keeper {
                 format!("standing by ({} of {} run{names})", running.len(), us.replicas)
             }
             State::Resting => {
-                let until = self.parts.facts.rests_until.map(|until| format_rfc3339_seconds(until.to_time()));
+                let until = self.facts.rests_until.map(|until| format_rfc3339_seconds(until.to_time()));
                 let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
                 format!("standing by{until}: the app ended too often")
             }

@@ -7,18 +7,19 @@ use registry::{Client, Committed, Txn};
 use tokio::time::Duration;
 
 use crate::retry;
+use crate::slots::app::App;
 use crate::slots::choice::{self, Opening};
-use crate::slots::keeper::{Keeper, Parts};
+use crate::slots::keeper::Keeper;
 use crate::slots::state::State;
 use crate::slots::write;
 
 /// Time between attempts to write after a transaction whose conditions didn't hold. The view shows why by then.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 
-impl Keeper {
+impl<A: App> Keeper<A> {
     /// Starts the next write if one is due and none is in flight. Returns the time at which an opening is due.
     pub(super) fn plan_write(&mut self, now: Instant) -> Option<Instant> {
-        let Parts { view, us, facts, .. } = &self.parts;
+        let Self { view, us, facts, .. } = self;
         let is_shown = view.is_current()
             && us.lease.is_some_and(|lease| view.standby(&us.id).is_some_and(|seen| seen.lease == lease.get()));
         self.tempo.note_standby(is_shown, now);
@@ -41,7 +42,7 @@ impl Keeper {
 
     fn take_opening(&mut self, opening: Opening) {
         self.apply(opening.event());
-        let Parts { view, us, facts, .. } = &self.parts;
+        let Self { view, us, facts, .. } = &*self;
         let now = Timestamp::from_time(SystemTime::now());
         if let Some(txn) = write::plan_opening(opening, view, us, facts, now) {
             tracing::debug!(?opening, "taking a slot");
@@ -50,7 +51,7 @@ impl Keeper {
     }
 
     fn start_write(&mut self, txn: Txn) {
-        let client: Client = self.parts.lease.client.clone();
+        let client: Client = self.lease.client.clone();
         self.writes.spawn(async move { client.commit(txn).await });
     }
 
@@ -64,13 +65,13 @@ impl Keeper {
                 self.write_delays = Box::new(retry::store_delays());
                 self.write_after = (!committed.succeeded).then(|| now + CONFLICT_PAUSE);
                 if committed.succeeded {
-                    self.parts.view.require_revision(committed.revision);
+                    self.view.require_revision(committed.revision);
                 }
             }
             Err(error) => {
                 // etcd may have ended the lease since the last renewal. A renewal at once finds out.
                 if error.is_lease_not_found() {
-                    self.parts.lease.renew_now.notify_one();
+                    self.lease.renew_now.notify_one();
                 }
                 if !std::mem::replace(&mut self.is_write_failing, true) {
                     tracing::warn!(%error, "can't write the copy's slot or stand-by, trying again");

@@ -80,7 +80,7 @@ impl OwnEngine {
 }
 
 #[track_caller]
-fn ip(arguments: &[&str]) {
+pub(super) fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
