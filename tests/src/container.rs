@@ -220,10 +220,19 @@ impl Network {
     /// # Panics
     /// Without a Docker that answers.
     pub fn new() -> Self {
-        let (name, gateway) = (name(), Ipv4Addr::new(10, 214, fastrand::u8(..), 1));
-        let subnet = format!("{}/24", Ipv4Addr::from_bits(gateway.to_bits() - 1));
-        docker(&["network", "create", "--subnet", &subnet, "--gateway", &gateway.to_string(), &name]);
-        Self { name, gateway }
+        let name = name();
+        // Another test may have made a network with this number just before.
+        for number in std::iter::repeat_with(|| fastrand::u8(..)).take(16) {
+            let gateway = Ipv4Addr::new(10, 214, number, 1);
+            let (subnet, address) = (format!("10.214.{number}.0/24"), gateway.to_string());
+            let command = ["network", "create", "--subnet", &subnet, "--gateway", &address, &name];
+            let output = Command::new("docker").args(command).output().expect("docker");
+            if !String::from_utf8_lossy(&output.stderr).contains("overlaps") {
+                checked(&output, &format!("docker {command:?}"));
+                return Self { name, gateway };
+            }
+        }
+        panic!("no free network in 10.214.0.0/16");
     }
 
     /// What Docker calls it.
