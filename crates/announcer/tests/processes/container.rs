@@ -1,4 +1,4 @@
-//! `announcer containers` with a real Docker Engine: what each event of a container does to its record.
+//! `announcer containers` with a real Docker Engine, or with Podman in its place: what each event of a container does to its record.
 
 mod copies;
 mod engine_link;
@@ -6,6 +6,7 @@ mod host_address;
 mod own_engine;
 
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use lab::{Container, Image, Network, Process, Signal, bin, container_name, docker, until};
@@ -14,8 +15,12 @@ use crate::site::{SOON, Site, leases};
 use engine_link::EngineLink;
 use own_engine::OwnEngine;
 
-/// Where the tests' engine is.
-const SOCKET: &str = "/var/run/docker.sock";
+/// The socket of the tests' engine, which docker's own client asks too. tests/with-podman puts Podman's there.
+static SOCKET: LazyLock<String> = LazyLock::new(|| {
+    let host = std::env::var("DOCKER_HOST").ok();
+    let path = host.and_then(|host| host.strip_prefix("unix://").map(str::to_owned));
+    path.unwrap_or_else(|| "/var/run/docker.sock".to_owned())
+});
 
 /// An engine, a store, an agent's options, and an image with the web app of the lab.
 struct Scene {
@@ -45,6 +50,7 @@ impl Scene {
         let mut command = Command::new(env!("CARGO_BIN_EXE_announcer"));
         command.args(["containers", "--endpoints", &self.site.etcd.endpoints()]);
         command.args(["--host-address", &self.network.gateway().to_string()]).args(flags);
+        command.env("ANNOUNCER_ENGINE", format!("unix://{}", *SOCKET));
         command
     }
 
@@ -55,7 +61,7 @@ impl Scene {
     }
 
     fn agent(&self) -> Process {
-        self.agent_with(&["--engine", &format!("unix://{SOCKET}")])
+        self.agent_with(&["--engine", &format!("unix://{}", *SOCKET)])
     }
 
     /// Runs one of the agent's commands to its end.
@@ -77,8 +83,14 @@ impl Scene {
     fn app_with(&self, name: &str, labels: &[&str], flags: &[&str], command: &[&str]) -> Container {
         let labels: Vec<String> = labels.iter().map(|label| format!("{}.{label}", self.prefix)).collect();
         let labels = labels.iter().flat_map(|label| ["--label", label]);
-        let all: Vec<&str> = ["--publish", "8000"].into_iter().chain(labels).chain(flags.iter().copied()).collect();
+        let all: Vec<&str> = self.reachable().into_iter().chain(labels).chain(flags.iter().copied()).collect();
         self.image.run_named(name, &all, command)
+    }
+
+    /// Flags of a container whose port 8000 the host reaches at the gateway's address. With Podman the host has this address only while
+    /// a container is in the network.
+    fn reachable(&self) -> [&str; 4] {
+        ["--publish", "8000", "--network", self.network.name()]
     }
 
     fn key(&self, name: &str) -> String {
@@ -271,7 +283,7 @@ fn labels_of_traefik_and_registrator_are_read_if_asked_for() {
     let [router, named] = [(); 2].map(|()| container_name());
     let start = |name: &str, labels: &[String]| {
         let labels = labels.iter().flat_map(|label| ["--label", label.as_str()]);
-        let flags: Vec<&str> = ["--publish", "8000"].into_iter().chain(labels).collect();
+        let flags: Vec<&str> = scene.reachable().into_iter().chain(labels).collect();
         scene.image.run_named(name, &flags, &["/webapp", "--listen", "0.0.0.0:8000", "--name", name])
     };
     let rule = format!("traefik.http.routers.{router}.rule=Host(`t.test`) && PathPrefix(`/x`)");
@@ -361,7 +373,7 @@ fn stop_drains_and_waits_before_the_engine_stops_the_container() {
     let app = scene.app(&name, SHOP);
     scene.until_state(&app, "ready");
     // A balancer that never acknowledges: the whole limit is waited for.
-    let lease = scene.site.balancer("lb", &scene.site.applied(1, ""));
+    scene.site.balancer("lb", &scene.site.applied(1, ""));
     let mut stop = Process::start(
         &scene.site.folder,
         "stop",
@@ -383,8 +395,7 @@ fn stop_drains_and_waits_before_the_engine_stops_the_container() {
     assert_eq!(stop.wait(SOON).code(), Some(1), "{}", stop.log());
     scene.until_state(&app, "ready");
 
-    // One that does.
-    scene.site.etcd.revoke(lease);
+    // A balancer that acknowledges. Until then the stop waits, so the record is there.
     let mut stop = Process::start(&scene.site.folder, "stop-2", &mut scene.command(&["stop", "--drain", "60s", &name]));
     scene.until_state(&app, "drain");
     assert!(scene.site.written_at(&scene.key(&name)) > drained_at);
@@ -447,7 +458,7 @@ fn withdraw_ends_for_good() {
 #[ignore = "needs Docker: make test runs it where there is one"]
 fn records_stay_while_the_engine_is_away_or_hangs() {
     let scene = Scene::new();
-    let mut link = EngineLink::open(&scene.site.folder.join("engine.sock"), SOCKET);
+    let mut link = EngineLink::open(&scene.site.folder.join("engine.sock"), &SOCKET);
     let agent = scene.agent_with(&["--engine", &format!("unix://{}", link.path().display())]);
     let [first, second] = [(); 2].map(|()| container_name());
     let (one, two) = (scene.app(&first, SHOP), scene.app(&second, SHOP));
@@ -480,7 +491,7 @@ fn records_stay_while_the_engine_is_away_or_hangs() {
 #[ignore = "needs Docker: make test runs it where there is one"]
 fn a_proxy_that_only_reads_is_enough_for_all_but_stop() {
     let scene = Scene::new();
-    let link = EngineLink::reading_at_port(SOCKET);
+    let link = EngineLink::reading_at_port(&SOCKET);
     let engine = format!("tcp://{}", link.address());
     let _agent = scene.agent_with(&["--engine", &engine]);
     let name = container_name();

@@ -76,7 +76,7 @@ impl Hosts {
         let labels = ["service=shop", "domain=shop.test", "check=/", "replicas=1"];
         let labels = labels.map(|label| format!("--label={}.{label}", self.prefix(at)));
         let labels = labels.iter().map(String::as_str);
-        let all: Vec<&str> = ["--publish", "8000"].into_iter().chain(labels).chain(flags.iter().copied()).collect();
+        let all: Vec<&str> = self.scene.reachable().into_iter().chain(labels).chain(flags.iter().copied()).collect();
         self.scene.image.create_named(name, &all, command)
     }
 
@@ -307,7 +307,7 @@ fn a_container_that_can_not_wait_for_a_slot_is_refused() {
     assert!(status == 0 && list.contains("refused: http-shop:") && list.contains("--restart no"), "{list}");
 
     // A proxy that lets only reads through.
-    let link = EngineLink::reading_at_port(SOCKET);
+    let link = EngineLink::reading_at_port(&SOCKET);
     let engine = format!("tcp://{}", link.address());
     drop(hosts.agents[1].take());
     let flags = hosts.flags(1);

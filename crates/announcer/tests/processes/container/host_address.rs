@@ -43,7 +43,7 @@ fn records_follow_the_hosts_address() {
     let interface = Interface::new(&before);
     let mut command = Command::new(env!("CARGO_BIN_EXE_announcer"));
     command.args(["containers", "--endpoints", &scene.site.etcd.endpoints(), "--label-prefix", &scene.prefix]);
-    command.args(["--host-name", "h1", "--interface", &interface.0, "--engine", &format!("unix://{SOCKET}")]);
+    command.args(["--host-name", "h1", "--interface", &interface.0, "--engine", &format!("unix://{}", *SOCKET)]);
     command.arg("--state-dir").arg(scene.site.folder.join("state"));
     let agent = Process::start(&scene.site.folder, "agent", &mut command);
     let name = container_name();
