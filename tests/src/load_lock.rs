@@ -43,7 +43,7 @@ struct Turns {
     is_taken: bool,
 }
 
-/// A test's place in the queue for shares: long tests come first, then those that asked first.
+/// A test's place in the queue for shares: long tests come first. The other tests follow in the order of their requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     is_short: bool,

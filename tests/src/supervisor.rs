@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::process::print_tail;
 use crate::{PATIENCE, Process, until, write};
 
-/// supervisord answers within milliseconds, but for a moment while it starts programs.
+/// supervisord answers within milliseconds. Only while it starts programs it takes longer.
 const ANSWERS: Duration = Duration::from_secs(5);
 
 /// A program that supervisord keeps running.

@@ -46,7 +46,7 @@ fn render_subcommand_options(parent: &Command, sub: &Command) -> String {
         (_, 0) => format!("\nIt has the options of `{name}`{too}.\n"),
         // The shorter list is the better sentence.
         (few, many) if few < many => format!("\nIt has {} of `{name}`{too}.\n", spell_options(&shared)),
-        _ => format!("\nIt has the options of `{name}`{too}, but for {}.\n", spell_options(&missing)),
+        _ => format!("\nIt has the options of `{name}`{too} except {}.\n", spell_options(&missing)),
     };
     render_tables(&own) + &rest
 }
@@ -171,7 +171,7 @@ mod tests {
             "| `--quiet`, `-q` | | it depends | Say nothing |\n",
             "## tool drain\n\nTakes out\n",
             "| `FILE` | | | The file |\n",
-            "It has the options of `tool` too, but for `--quiet`, `-q`.\n",
+            "It has the options of `tool` too except `--quiet`, `-q`.\n",
         ] {
             assert!(page.contains(part), "{part:?} is missing: {page}");
         }

@@ -168,7 +168,7 @@ fn a_change_is_logged_only_if_it_is_made_and_asked_for() {
     assert_eq!(keys.len(), 1);
     let lease = etcd.lease_of(keys[0].trim_start_matches("/haproxy-discover/")).unwrap();
     assert!(etcd.remaining(&[lease]).unwrap()[0] <= 3600);
-    // Whoever may write there can write anything.
+    // A user with the right to write there can write anything.
     etcd.put("log/odd", "\u{202e}\n");
     let history = json(&etcd, &["history", "shop"]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 2, "{history:#}");

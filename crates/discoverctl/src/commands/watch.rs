@@ -170,7 +170,7 @@ impl WatchState {
                 }
                 return;
             }
-            // A listing has no order of changes and no writers, so `--changes` shows only those that were followed.
+            // A listing has no order of changes and no writers. So `--changes` shows only changes that a watch delivered.
             Event::Snapshot(snapshot) => {
                 self.topology = Topology::from_entries(&snapshot.entries);
                 self.balancers = BalancerRecords::from_snapshot(&snapshot);

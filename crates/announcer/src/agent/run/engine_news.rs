@@ -11,7 +11,7 @@ use crate::agent::members::{ContainerKey, Known};
 use crate::agent::run::Agent;
 
 impl Agent {
-    /// Asks for the containers of a listing that are new or changed, and forgets those that it lacks.
+    /// Asks for the new and the changed containers of a listing. Removes the containers that the listing lacks.
     pub(super) fn apply_listing(
         &mut self,
         engine: usize,

@@ -33,7 +33,7 @@ pub struct AppliedChange {
     pub after_revision: Option<i64>,
     /// The key, relative to the prefix.
     pub key: String,
-    /// The value before; None if the key was absent. A value that is longer than what is read is cut.
+    /// The value before. None if the key was absent. A value that is longer than the limit of a read is cut.
     pub before: Option<String>,
     /// The value after; None if the key was deleted.
     pub after: Option<String>,
