@@ -1,6 +1,8 @@
 //! confgen's admin port: what it shows is what HAProxy and the store do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 
 use lab::http::Request;
@@ -79,11 +81,63 @@ fn what_is_done_is_shown() {
     assert_eq!(balancer.asked("/api/v1/services/http-nobody").unwrap().status, 404);
 
     let page = balancer.asked("/").unwrap();
-    assert!(page.body.contains("shop.test/") && !page.body.contains("<i>by mood"), "{}", page.body);
-    assert_eq!(
-        page.header("content-security-policy").map(|policy| policy.starts_with("default-src 'none'")),
-        Some(true)
-    );
+    assert!(page.body.contains("shop.test<") && !page.body.contains("<i>by mood"), "{}", page.body);
+    let problems = balancer.api("problems");
+    assert!(problems["problems"].as_array().unwrap().iter().any(|it| it["service"] == "http-shop"), "{problems}");
+    for (path, part) in [
+        ("/", "data-service=\"http-shop\""),
+        ("/services/http-shop", "server shop-1 "),
+        ("/certificates", "id=\"certificates\""),
+        ("/store", "http-services/shop/balance"),
+        ("/haproxy", "id=\"processes\""),
+    ] {
+        let page = balancer.asked(path).unwrap();
+        assert!(page.status == 200 && page.body.contains(part), "{part} in {}", page.body);
+        assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+        assert_eq!(page.header("cache-control"), Some("no-store"));
+        let policy = page.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+    }
+    assert_eq!(balancer.asked("/services/http-nobody").unwrap().status, 404);
+    let script = balancer.asked("/console.js").unwrap();
+    let tag = script.header("etag").unwrap();
+    assert_eq!(script.header("cache-control"), Some("no-cache"));
+    let again = Request::get("localhost", "/console.js").header("If-None-Match", tag).send(balancer.admin()).unwrap();
+    assert_eq!((again.status, again.body.len()), (304, 0));
+}
+
+#[test]
+fn a_change_is_an_event_and_listeners_leave_room_for_others() {
+    let _turn = light();
+    let Ground { etcd, balancer, apps: _apps, .. } = Ground::build().http("shop", "shop.test", &["shop-1"]).start();
+    let listen = || {
+        let mut stream = TcpStream::connect(balancer.admin()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut lines = BufReader::new(stream);
+        let mut status = String::new();
+        lines.read_line(&mut status).unwrap();
+        (status, lines)
+    };
+    let mut listeners: Vec<_> = (0..32).map(|_| listen()).collect();
+    assert!(listeners.iter().all(|(status, _)| status.starts_with("HTTP/1.1 200 ")));
+    assert!(listen().0.starts_with("HTTP/1.1 503 "));
+    assert_eq!(balancer.asked("/live").unwrap().status, 200);
+    let (_, mut lines) = listeners.pop().unwrap();
+    let mut wait = |begin: &str| {
+        let mut line = String::new();
+        while !line.starts_with(begin) {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "no line begins with {begin}");
+        }
+        line
+    };
+    assert_eq!(wait("content-type").trim_end(), "content-type: text/event-stream");
+    etcd.put("http-services/shop/overrides/shop-1", r#"{"state":"drain"}"#);
+    wait("event: changed");
+    // A listener that is gone makes room. confgen notices that with its next comment.
+    drop(listeners);
+    until(PATIENCE, "room for a listener", || listen().0.starts_with("HTTP/1.1 200 "));
 }
 
 #[test]

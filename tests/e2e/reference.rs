@@ -104,7 +104,7 @@ fn every_metric_is_documented() {
 }
 
 /// Who runs the blocks below a heading: a test's file in this folder or in a crate, or else why there is no command.
-const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
+const BLOCKS: [(&str, &[(&str, &str)]); 39] = [
     (
         "README.md",
         &[
@@ -130,6 +130,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         "docs/api.md",
         &[
             ("The admin port", "what every answer begins with: discoverctl/asked.rs"),
+            ("Problems", "an answer; crates/confgen/src/status/api/golden.json"),
             ("Changes", "an answer; crates/discovery/src/balancer/api/names.jsonl has its names"),
             ("An upstream", "an answer; crates/confgen/src/status/api/golden.json"),
         ],
@@ -144,6 +145,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         ],
     ),
     ("docs/behaviour.md", &[("A store that is wiped or restored", "the command that the log names; store.rs runs it")]),
+    ("docs/console.md", &[]),
     (
         "docs/containers.md",
         &[

@@ -60,7 +60,7 @@ pub struct Confgen;
 impl daemon::admin::Daemon for Confgen {
     const PREFIX: &'static str = "CONFGEN";
     const ADMIN: &'static str = "127.0.0.1:9101";
-    const SHOWN: &'static str = "/metrics, /live, /ready, the API and the status page";
+    const SHOWN: &'static str = "/metrics, /live, /ready, the API and the console";
 }
 
 /// The hooks that get changes of keys.

@@ -1,6 +1,7 @@
 //! Publishes a generation: renders it, has HAProxy check it, and puts its files in place. Blocks, and never restarts HAProxy.
 
 mod blame;
+mod difference;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -112,6 +113,8 @@ pub struct Publication {
     pub(crate) logged_warnings: Arc<Mutex<BTreeSet<String>>>,
     /// The times in which filled files had an editor's lines.
     pub(crate) edit_windows: Arc<Mutex<Vec<EditWindow>>>,
+    /// The lines that the publication changed in haproxy.cfg, for the history. Clones share them.
+    pub(crate) difference: Arc<Mutex<Option<Arc<str>>>>,
     /// The operator's files are rejected as they are, so nothing is written.
     pub(crate) is_blocked: bool,
     pub(crate) options: Options,
@@ -174,6 +177,11 @@ impl Publication {
         Ok((rendered, self.pending_edits()))
     }
 
+    /// The lines that the publication changed in haproxy.cfg. `None` if it changed none.
+    pub fn take_difference(&self) -> Option<Arc<str>> {
+        self.difference.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// True if haproxy.cfg has this content. Then its maps are written again, since an operator may have deleted them.
     fn is_on_disk(&self, rendered: &Rendered) -> anyhow::Result<bool> {
         let same = self.state_dir.is_cfg(&rendered.cfg)?;
@@ -212,7 +220,11 @@ impl Publication {
         }
         let is_there = self.is_on_disk(rendered)?;
         if !is_there {
+            // A file that can't be read differs in nothing that the history could show.
+            let before = self.state_dir.read_cfg().ok().flatten();
             self.state_dir.commit(cfg)?;
+            let difference = before.and_then(|before| difference::compare_configs(&before, &rendered.cfg));
+            *self.difference.lock().unwrap_or_else(PoisonError::into_inner) = difference.map(Arc::from);
         }
         Ok(if is_there && fills.is_empty() { PublishOutcome::Unchanged } else { PublishOutcome::Written })
     }

@@ -339,6 +339,7 @@ impl Reconciler {
             removed_upstreams: self.retained.guard.persist_losses(now),
             logged_warnings: Arc::clone(&self.logged.warnings),
             edit_windows: Arc::clone(&self.files.edit_windows),
+            difference: Arc::default(),
             is_blocked: self.files.rejection.is_some(),
             options: self.config.options.clone(),
             state_dir: self.config.state_dir.clone(),

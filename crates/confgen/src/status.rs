@@ -1,14 +1,17 @@
-//! The status of confgen, for the API, the metrics, the page and the balancer record. Data only: the event loop alone writes it.
+//! The status of confgen, for the API, the metrics, the console and the balancer record. Data only: the event loop alone writes it.
 
 pub(crate) mod activity;
 pub(crate) mod admin;
 mod api;
 pub(crate) mod balancer_record;
+mod console;
 mod figures;
 mod limits;
 pub(crate) mod metrics;
-mod page;
+mod problems;
+pub(crate) mod series;
 pub(crate) mod share;
+mod tally;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,11 +33,15 @@ use crate::operator_files::parse::{ClosingLines, ReferencedSection};
 use crate::operator_files::validate::Rejection;
 use crate::status::activity::Activities;
 use crate::status::metrics::{ActionCounters, RequeueCounters};
+use crate::status::series::SharedSeries;
 use crate::status::share::Starving;
 use crate::store::StoreRevision;
 
 /// The most actions in the history. Older ones are dropped.
 const REMEMBERED: usize = 200;
+
+/// The most of them that keep what they changed in haproxy.cfg. A difference has some kilobytes.
+const WITH_DIFFERENCE: usize = 20;
 
 /// The facts that the admin port and the balancer record show. A clone costs little, because clones share the large parts.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +86,8 @@ pub struct Status {
     pub starving: Arc<Starving>,
     /// The sections whose servers were requeued, counted. Clones share the counters.
     pub requeues: RequeueCounters,
+    /// The traffic of the last fifteen minutes. Clones share it.
+    pub series: SharedSeries,
     /// The admin port's URL, if it has an address that other hosts can call.
     pub url: Option<String>,
     /// This process and the store that it is configured for.
@@ -243,6 +252,8 @@ pub struct HistoryEntry {
     pub revision: i64,
     /// What was done, or why it failed.
     pub outcome: Result<String, String>,
+    /// The lines that the action took from haproxy.cfg and added to it. `None` if there are none, and for an older action.
+    pub difference: Option<Arc<str>>,
 }
 
 impl Status {
@@ -251,6 +262,9 @@ impl Status {
         self.actions.count_action(&done);
         self.history.push_front(Arc::new(done));
         self.history.truncate(REMEMBERED);
+        if let Some(old) = self.history.get_mut(WITH_DIFFERENCE).filter(|old| old.difference.is_some()) {
+            Arc::make_mut(old).difference = None;
+        }
     }
 
     /// The quarantined keys of a service, each with the reason.

@@ -1,4 +1,4 @@
-//! Reasons why a value is refused, for a log line, a status page and the writer of the value. Pure: no I/O, no clock.
+//! Reasons why a value is refused, for a log line, a page and the writer of the value. Pure: no I/O, no clock.
 
 use std::fmt;
 

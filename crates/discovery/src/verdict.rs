@@ -1,6 +1,6 @@
 //! The verdict on one upstream at one balancer: it gets new requests, or the reasons why it gets none.
 //!
-//! confgen judges, because it knows what HAProxy runs. The admin port's API, the status page, the metrics and discoverctl
+//! confgen judges, because it knows what HAProxy runs. The admin port's API, the console, the metrics and discoverctl
 //! take its verdict as it is. discoverctl adds only causes that a balancer can't know. Pure: no I/O, no clock.
 
 use serde::{Deserialize, Serialize};

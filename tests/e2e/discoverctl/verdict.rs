@@ -39,23 +39,27 @@ fn of_api(balancer: &Balancer) -> Verdicts {
     all["upstreams"].as_array().unwrap().iter().map(verdict).collect()
 }
 
-/// What the status page says, row by row.
+/// What the console says on the services' pages, row by row.
 fn of_page(balancer: &Balancer) -> Verdicts {
-    let page = balancer.asked("/").unwrap().body;
     let mut verdicts = Verdicts::new();
-    for section in page.split("<h2>").skip(1).filter(|it| it.starts_with("http-") || it.starts_with("tcp-")) {
-        let service = section.split(['<', ' ']).next().unwrap();
-        for row in section.split("<tr><td>").skip(1) {
-            let id = row.split('<').next().unwrap();
-            // The fifth cell, after address, weight and what is wanted.
-            let cell = row.split("</td>").nth(4).unwrap();
-            let (head, requests) = cell.rsplit_once('>').unwrap();
-            let requests = if requests == "yes" { "ok" } else { requests };
-            let unknown = if head.contains("soft") { "?" } else { "" };
-            verdicts.insert(format!("{service}/{id}"), format!("{requests}{unknown}"));
+    let list = balancer.asked("/").unwrap().body;
+    for service in attributes(&list, "data-service") {
+        let page = balancer.asked(&format!("/services/{service}")).unwrap().body;
+        for row in page.split("<tr data-upstream=").skip(1) {
+            let row = format!("data-upstream={row}");
+            let [id, requests] = ["data-upstream", "data-verdict"].map(|name| attributes(&row, name).remove(0));
+            let requests = if requests == "yes" { "ok" } else { &requests };
+            let is_unknown = attributes(&row, "class").first().is_some_and(|class| class == "unknown");
+            verdicts.insert(format!("{service}/{id}"), format!("{requests}{}", if is_unknown { "?" } else { "" }));
         }
     }
     verdicts
+}
+
+/// The values of an attribute, in their order.
+fn attributes(page: &str, name: &str) -> Vec<String> {
+    let begin = format!("{name}=\"");
+    page.split(&begin).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
 }
 
 /// What `check` and `verify` say, and `show` and `watch` of the same rows.

@@ -100,7 +100,7 @@ impl EventLoop {
             Err(error) => Some(Err(describe_error(error.as_ref()))),
         };
         if let Some(outcome) = outcome {
-            self.record_action(HistoryEntry { began_at, took, kind, reason, revision, outcome });
+            self.record_action(HistoryEntry { began_at, took, kind, reason, revision, outcome, difference: None });
         }
         self.schedule_next(kind, result, &progress);
         self.update_status(progress);
@@ -173,7 +173,8 @@ impl EventLoop {
             outcome.as_ref().map_err(|error| describe_error(error.as_ref())).and_then(PublishOutcome::to_result);
         if !matches!(outcome, Ok(PublishOutcome::Unchanged | PublishOutcome::Blocked)) {
             let (kind, reason, outcome) = (ActionKind::File, PUBLISH_REASON.to_owned(), result.clone());
-            self.record_action(HistoryEntry { began_at, took, kind, reason, revision, outcome });
+            let difference = publication.take_difference();
+            self.record_action(HistoryEntry { began_at, took, kind, reason, revision, outcome, difference });
         }
         let error = result.err();
         self.status.send_if_modified(|status| std::mem::replace(&mut status.publish_error, error.clone()) != error);

@@ -1,16 +1,18 @@
-//! Asks HAProxy how often it chose each server. `status/share.rs` decides which servers starve.
+//! Asks HAProxy how often it chose each server. `status/share.rs` decides which servers starve, and `status/series.rs` keeps the
+//! traffic of each service from the same answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use haproxy::runtime::{self, Socket};
+use haproxy::runtime::{self, Socket, Turns};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::desired::DesiredState;
 use crate::status::Status;
 use crate::status::activity::Activities;
+use crate::status::series::SharedSeries;
 pub use crate::status::share::Starving;
 use crate::status::share::Tracker;
 
@@ -47,11 +49,14 @@ pub fn spawn_share_counter(
         loop {
             tokio::time::sleep(rest).await;
             let (socket, activities) = (socket.clone(), activities.clone());
-            let desired = Arc::clone(&status.borrow().reconcile.desired);
+            let (desired, series) = {
+                let status = status.borrow();
+                (Arc::clone(&status.reconcile.desired), status.series.clone())
+            };
             let mut moved = std::mem::take(&mut tracker);
             let counting = tokio::task::spawn_blocking(move || {
                 let _activity = activities.begin("look", "how often HAProxy chose each server");
-                let changes = count_shares(&mut moved, &socket, &desired);
+                let changes = count_shares(&mut moved, &socket, &desired, &series);
                 (moved, changes)
             });
             let Ok((back, changes)) = counting.await else { continue };
@@ -77,11 +82,12 @@ fn count_shares(
     tracker: &mut Tracker,
     socket: &Socket,
     desired: &DesiredState,
+    series: &SharedSeries,
 ) -> Result<(ShareChanges, usize), runtime::Error> {
     let (glance, backends) = socket.read_turns(|pid, rows| {
-        let mut backends = 0;
-        let rows = rows.inspect(|_| backends += 1);
-        (tracker.observe_backends(pid, rows, desired), backends)
+        let rows: Vec<Turns> = rows.collect();
+        series.observe_backends(Instant::now(), pid, &rows);
+        (tracker.observe_backends(pid, rows.iter().copied(), desired), rows.len())
     })?;
     let mut found = BTreeSet::new();
     if !glance.due.is_empty() {

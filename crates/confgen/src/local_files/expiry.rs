@@ -6,11 +6,12 @@ use std::time::SystemTime;
 
 use crate::local_files::certificate::Certificate;
 
-const DAY: i64 = 24 * 60 * 60;
+/// In seconds.
+pub const DAY: i64 = 24 * 60 * 60;
 
 /// The time before the expiry from which confgen warns. Let's Encrypt's clients renew a month ahead, so at two weeks a renewal has
 /// been failing for some time.
-const SOON: i64 = 14 * DAY;
+pub const SOON: i64 = 14 * DAY;
 
 /// The warnings that were given.
 #[derive(Clone, Debug, Default)]

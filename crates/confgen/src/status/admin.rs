@@ -1,22 +1,27 @@
 //! The admin port: the status and HAProxy's own figures. It changes nothing, and no reconcile waits for it.
 
+mod events;
+mod pages;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use daemon::admin::{Config, Error, Probes, Pulse, Server};
+use discovery::Topology;
 use discovery::balancer_api::{Changes, Identity};
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
+use registry::Client;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::local_files::expiry;
@@ -24,7 +29,7 @@ use crate::state_dir::change_log::{LogEnd, read_changes};
 use crate::status::api;
 use crate::status::api::Counted;
 use crate::status::balancer_record::to_balancer_record;
-use crate::status::page::render_page;
+use crate::status::problems::show_problems;
 use crate::status::{HistoryEntry, Status};
 
 /// All requests within this get the same figures, unless an action ended meanwhile. HAProxy's answer for 10,000 servers has some
@@ -32,6 +37,19 @@ use crate::status::{HistoryEntry, Status};
 const FIGURES_LAST: Duration = Duration::from_millis(500);
 /// A request to the admin port waits no longer than this for HAProxy.
 const FIGURES_WITHIN: Duration = Duration::from_secs(2);
+
+/// The sources of the answers besides the status and HAProxy.
+pub struct Sources {
+    /// The directory with the log of changes.
+    pub state_dir: PathBuf,
+    pub log_end: Arc<LogEnd>,
+    /// The file that confgen writes.
+    pub haproxy_cfg: PathBuf,
+    /// Tells the time that is left of leases.
+    pub client: Client,
+    /// The event loop answers with the store as it is.
+    pub topologies: mpsc::Sender<oneshot::Sender<Arc<Topology>>>,
+}
 
 /// An admin port that listens, and its address to call.
 pub struct Port {
@@ -53,7 +71,7 @@ impl Port {
         status: &watch::Sender<Status>,
         pulse: Pulse,
         socket: Socket,
-        (state_dir, log_end): (PathBuf, Arc<LogEnd>),
+        sources: Sources,
         ended: CancellationToken,
     ) {
         status.send_modify(|status| status.url = self.url);
@@ -62,8 +80,9 @@ impl Port {
             status: status.subscribe(),
             socket: socket.with_timeout(FIGURES_WITHIN),
             figures,
-            state_dir,
-            log_end,
+            sources,
+            listeners: events::new_permits(),
+            ended: ended.clone(),
         });
         let probes = Arc::clone(&shown);
         let routes = daemon::admin::build_routes(pulse, probes).merge(build_routes(shown));
@@ -76,9 +95,11 @@ struct AdminState {
     status: watch::Receiver<Status>,
     socket: Socket,
     figures: Mutex<Option<CachedFigures>>,
-    /// The directory with the log of changes.
-    state_dir: PathBuf,
-    log_end: Arc<LogEnd>,
+    sources: Sources,
+    /// The room for listeners of events.
+    listeners: Arc<Semaphore>,
+    /// The end of the admin port. Streams of events end with it.
+    ended: CancellationToken,
 }
 
 /// HAProxy's figures, with the time of the question and the last action before it.
@@ -170,19 +191,26 @@ fn build_routes(shown: Arc<AdminState>) -> Router {
                 shown.respond_from_status(|status| api::show_certificates(status, expiry::unix_now()))
             }),
         )
+        .route("/problems", get(get_problems))
         .route("/services", get(get_services))
         .route("/services/{id}", get(get_service))
         .route("/upstreams", get(get_upstreams))
         .fallback(async |State(shown): Shared| {
             (StatusCode::NOT_FOUND, shown.respond_from_status(|_| error_body("no such path")))
         });
-    Router::new().route("/", get(get_status_page)).nest("/api/v1", api).with_state(shown)
+    pages::build_page_routes().nest("/api/v1", api).with_state(shown)
 }
 
 type Shared = State<Arc<AdminState>>;
 
 async fn get_services(State(shown): Shared) -> Result<Response, StatusCode> {
     shown.respond_off_runtime(|status, figures| respond_json(status, &api::show_services(status, figures))).await
+}
+
+async fn get_problems(State(shown): Shared) -> Result<Response, StatusCode> {
+    let answer =
+        |status: &Status, figures: &Counted| respond_json(status, &show_problems(status, figures, SystemTime::now()));
+    shown.respond_off_runtime(answer).await
 }
 
 async fn get_upstreams(State(shown): Shared, Query(which): Query<UpstreamQuery>) -> Result<Response, StatusCode> {
@@ -199,7 +227,7 @@ async fn get_changes(State(shown): Shared, Query(which): Query<ChangesQuery>) ->
         Ok(query) => query,
         Err(words) => return Ok((StatusCode::BAD_REQUEST, respond_json(&status, &error_body(&words))).into_response()),
     };
-    let (state_dir, log_end) = (shown.state_dir.clone(), Arc::clone(&shown.log_end));
+    let (state_dir, log_end) = (shown.sources.state_dir.clone(), Arc::clone(&shown.sources.log_end));
     // Off the async runtime: the files may have some ten megabytes.
     let read = tokio::task::spawn_blocking(move || {
         // Before the files are read: they have every change up to there.
@@ -225,11 +253,6 @@ async fn get_service(State(shown): Shared, Path(id): Path<String>) -> Result<Res
         }
     };
     shown.respond_off_runtime(answer).await
-}
-
-async fn get_status_page(State(shown): Shared) -> Result<Response, StatusCode> {
-    let page = shown.respond_off_runtime(render_page).await?;
-    Ok(Html(page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?).into_response())
 }
 
 /// An answer with the identity of its balancer and store.

@@ -23,7 +23,7 @@ use crate::status::{HistoryEntry, Identity, OperatorFilesStatus, RunningHaproxy,
 
 pub use certificates::show_certificates;
 pub use changes::parse_change_query;
-pub use service::{find_service, show_first_services, show_services};
+pub use service::{find_service, show_services};
 pub use upstream::show_upstreams;
 
 pub use crate::status::figures::Counted;
@@ -136,7 +136,7 @@ fn applied_revision(report: &Status) -> Option<i64> {
     report.reconcile.applied.map(|position| position.revision)
 }
 
-fn format_time(time: SystemTime) -> String {
+pub(super) fn format_time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 

@@ -21,13 +21,20 @@ pub struct ChangedLimit {
     pub written: u64,
 }
 
+impl ChangedLimit {
+    /// The command of the Runtime API that brings the written value back.
+    pub fn remedy(&self) -> String {
+        format!("{} global {}", self.command, self.written)
+    }
+}
+
 impl fmt::Display for ChangedLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keyword, command, now, written } = self;
+        let Self { keyword, now, written, .. } = self;
         write!(
             f,
-            "HAProxy's {keyword} is {now}, and {written} by its files: it was changed over the Runtime API; \
-             `{command} global {written}` undoes that"
+            "HAProxy's {keyword} is {now}, and {written} by its files: it was changed over the Runtime API; `{}` undoes that",
+            self.remedy()
         )
     }
 }

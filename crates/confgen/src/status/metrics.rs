@@ -416,6 +416,7 @@ mod tests {
             reason: "http-a".into(),
             revision: 9,
             outcome: Ok("1 change over the Runtime API".into()),
+            difference: None,
         });
         let text = text(&status);
         for line in [

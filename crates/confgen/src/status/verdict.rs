@@ -1,6 +1,6 @@
 //! The judge: it decides whether an upstream gets new requests at this balancer, with the reasons. Pure: no I/O, no clock.
 //!
-//! The API, the status page and the metrics ask the judge, and discoverctl asks the API. It reads the desired state and HAProxy's
+//! The API, the console and the metrics ask the judge, and discoverctl asks the API. It reads the desired state and HAProxy's
 //! figures, and decides nothing about what HAProxy runs.
 
 mod claims;

@@ -45,6 +45,8 @@ fn find_escape(kind: &str) -> Option<Escape> {
     match kind.split(';').next().unwrap_or_default() {
         "application/json" => Some(escape_json),
         "application/openmetrics-text" => Some(escape_metrics),
+        // A stream of events has no end, and nothing from the store.
+        "text/event-stream" => None,
         kind if kind.starts_with("text/") => Some(escape_lines),
         _ => None,
     }
@@ -82,5 +84,6 @@ mod tests {
             Some("x{file=\"a\\\\u{1b}b\\\\\"} 1\n")
         );
         assert_eq!(shown("image/png", text), None);
+        assert_eq!(shown("text/event-stream", text), None);
     }
 }

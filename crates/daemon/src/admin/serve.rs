@@ -210,7 +210,10 @@ async fn admit_request(
         Ok(Err(refusal)) => refusal.into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
+    // A script or a style sheet has a rule of its own, with an entity tag.
+    let caching = response.headers().get(header::CACHE_CONTROL).cloned();
     response.headers_mut().extend(SECURITY_HEADERS);
+    response.headers_mut().extend(caching.map(|rule| (header::CACHE_CONTROL, rule)));
     response
 }
 
@@ -223,6 +226,6 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
 ];
 
-/// No script and no other resource. The status page has its style in the page.
-const CONTENT_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Scripts, styles and requests of the admin port's own, and nothing in a page itself.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+                              base-uri 'none'; form-action 'self'; frame-ancestors 'none'";

@@ -6,6 +6,7 @@
 
 mod certificates;
 mod changes;
+mod problems;
 mod service;
 mod status;
 mod upstream;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use certificates::{Certificate, Certificates, Host, ServedBy};
 pub use changes::{AppliedChange, Changes};
+pub use problems::{Problem, Problems};
 pub use service::{PreviewColor, Route, Service, ServiceInFull, Services, UpstreamCounts};
 pub use status::{
     Act, CutOff, FilesStatus, HaproxyStatus, History, OldProcess, OldProcesses, Quarantine, Status, StoreStatus,

@@ -5,7 +5,7 @@
 
 use super::stats::{RowKind, parse_kind};
 
-/// What tells how often HAProxy chose the servers of a backend.
+/// The figures of a backend that confgen reads all the time: how often HAProxy chose its servers, and its traffic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Turns<'a> {
     /// The backend's name: `pxname`.
@@ -16,10 +16,24 @@ pub struct Turns<'a> {
     pub weight: u64,
     /// The servers that take requests and are not backups.
     pub active: u64,
+    /// The servers that take requests and are backups.
+    pub backup: u64,
     /// The number of times that the balancing algorithm chose a server: `lbtot`.
     pub chosen: u64,
     /// The balancing algorithm: `algo`. HAProxy has no word for some, such as `random`.
     pub algorithm: Option<&'a str>,
+    /// The sessions that are open now: `scur`.
+    pub sessions: u64,
+    /// The sessions since the process began: `stot`.
+    pub sessions_total: u64,
+    /// The HTTP requests since the process began: `req_tot`. `None` in TCP mode.
+    pub requests: Option<u64>,
+    /// The answers with 5xx since the process began: `hrsp_5xx`. `None` in TCP mode.
+    pub errors: Option<u64>,
+    /// The average time from the request to the answer's first byte, of the last 1,024 requests, in ms: `rtime`.
+    pub response_ms: u64,
+    /// The average time from the first byte to the last, of the last 1,024 requests or connections, in ms: `ttime`.
+    pub total_ms: u64,
 }
 
 /// What only commands change of a frontend, a backend or a server.
@@ -48,18 +62,33 @@ impl Facts<'_> {
 
 /// The backends in the answer, in its order. `None` if it is no answer to `show stat`.
 pub(super) fn parse_turns(answer: &str) -> Option<impl Iterator<Item = Turns<'_>>> {
-    let names = ["type", "pxname", "iid", "weight", "act", "lbtot", "algo"];
-    let rows = read_columns(answer, names)?;
+    let rows = read_columns(answer, TURNS)?;
     let backends = rows.filter(|[kind, ..]| parse_kind(kind) == Some(RowKind::Backend));
-    Some(backends.map(|[_, proxy, id, weight, active, chosen, algorithm]| Turns {
-        proxy,
-        proxy_id: id.parse().unwrap_or_default(),
-        weight: read_number(weight),
-        active: read_number(active),
-        chosen: read_number(chosen),
-        algorithm: Some(algorithm).filter(|it| !matches!(*it, "" | "unknown")),
+    Some(backends.map(|[_, proxy, id, algorithm, figures @ ..]| {
+        let [weight, active, backup, chosen, sessions, sessions_total, requests, errors, response, total] = figures;
+        Turns {
+            proxy,
+            proxy_id: id.parse().unwrap_or_default(),
+            weight: read_number(weight),
+            active: read_number(active),
+            backup: read_number(backup),
+            chosen: read_number(chosen),
+            algorithm: Some(algorithm).filter(|it| !matches!(*it, "" | "unknown")),
+            sessions: read_number(sessions),
+            sessions_total: read_number(sessions_total),
+            requests: requests.parse().ok(),
+            errors: errors.parse().ok(),
+            response_ms: read_number(response),
+            total_ms: read_number(total),
+        }
     }))
 }
+
+/// The columns of [`Turns`].
+const TURNS: [&str; 14] = [
+    "type", "pxname", "iid", "algo", "weight", "act", "bck", "lbtot", "scur", "stot", "req_tot", "hrsp_5xx", "rtime",
+    "ttime",
+];
 
 /// The rows of the answer, in its order. `None` if it is no answer to `show stat`.
 pub(super) fn parse_facts(answer: &str) -> Option<impl Iterator<Item = Facts<'_>>> {
@@ -137,11 +166,11 @@ mod tests {
 
     /// As HAProxy 2.6.12 writes it, with most of the columns left out.
     const ANSWER: &str = "\
-# pxname,svname,slim,status,weight,act,last_chk,type,iid,lbtot,cookie,algo,later,\n\
+# pxname,svname,slim,status,weight,act,last_chk,type,iid,lbtot,cookie,algo,scur,stot,req_tot,hrsp_5xx,rtime,ttime,bck,later,\n\
 discover-web,FRONTEND,500,OPEN,,,,0,2,,,,,\n\
 http-shop,one,,UP,100,1,\"OK, \"\"really\"\"\nin two lines\",2,9,118,c1,,,\n\
 http-shop,two,7,no check,100,1,,2,9,7,,,,\n\
-http-shop,BACKEND,50,UP (UNPUB),200,2,,1,9,125,,roundrobin,,\n\
+http-shop,BACKEND,50,UP (UNPUB),200,2,,1,9,125,,roundrobin,3,140,150,4,24,30,1,,\n\
 \n\
 # pxname,svname,slim,status,weight,act,last_chk,type,iid,lbtot,cookie,algo,later,\n\
 http-odd,BACKEND,,DOWN,0,0,,1,10,0,,unknown,,\n\
@@ -168,8 +197,15 @@ short,row";
             proxy_id: row.proxy_id,
             weight: row.weight,
             active: row.active,
+            backup: row.backup,
             chosen: row.chosen,
             algorithm: row.algorithm.as_deref(),
+            sessions: row.sessions.now,
+            sessions_total: row.sessions.total,
+            requests: row.requests,
+            errors: row.responses.map(|responses| responses[4]),
+            response_ms: row.average.response_ms.unwrap_or_default(),
+            total_ms: row.average.total_ms.unwrap_or_default(),
         });
         assert_eq!(turns, expected.collect::<Vec<_>>());
         assert_eq!(turns.len(), 2);

@@ -25,6 +25,8 @@ pub struct ChangeQuery {
     pub settings_only: bool,
     /// The most changes. Older ones are left out.
     pub limit: usize,
+    /// The most files of each log, the newest ones. `None` reads all.
+    pub files: Option<usize>,
 }
 
 /// The lines of one log so far.
@@ -60,7 +62,7 @@ pub fn read_changes(state_dir: &Path, query: &ChangeQuery) -> io::Result<Changes
 
 impl Lines {
     fn read_log(&mut self, folder: &Path, kind: LogKind, query: &ChangeQuery) -> io::Result<()> {
-        for number in kind.list_files(folder).into_iter().rev() {
+        for number in kind.list_files(folder).into_iter().take(query.files.unwrap_or(usize::MAX)).rev() {
             let file = match File::open(kind.path(folder, number)) {
                 Ok(file) => file,
                 // The writer may have renamed or removed it meanwhile.

@@ -28,7 +28,7 @@ pub fn parse_change_query(
     };
     let limit = limit.unwrap_or(USUAL).clamp(1, MOST);
     let since = since.map_err(|error| format!("since is no time such as 2026-11-30T10:13:06Z: {error}"))?;
-    Ok(ChangeQuery { service, since, settings_only, limit })
+    Ok(ChangeQuery { service, since, settings_only, limit, files: None })
 }
 
 #[cfg(test)]

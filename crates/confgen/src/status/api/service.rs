@@ -26,12 +26,6 @@ pub fn find_service(report: &Status, counted: &Counted, id: &str) -> Option<Serv
     Some(show_in_full(report, id, &Figures::new(counted)))
 }
 
-/// The first `most` services, for the status page.
-pub fn show_first_services(report: &Status, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
-    let figures = Figures::new(counted);
-    report.reconcile.desired.known_services().take(most).map(|id| show_in_full(report, id, &figures)).collect()
-}
-
 fn show_in_full(report: &Status, id: &ServiceId, figures: &Figures) -> ServiceInFull {
     let (service, upstreams) = show_service(report, id, figures);
     let quarantine = report.quarantined_keys(id).map(|(key, reason)| (key.clone(), reason.clone())).collect();

@@ -10,6 +10,7 @@ use crate::desired::tests::{settle, topology};
 use crate::local_files::certificate::Certificate;
 use crate::local_files::certificate::tests::certificate as make_certificate;
 use crate::local_files::certificates::{Certificates, Choice};
+use crate::status::problems::show_problems;
 use crate::status::{ActionKind, ReconcileStatus, Retained, Retainer, RunningHaproxy};
 use crate::store::StoreRevision;
 
@@ -172,6 +173,7 @@ fn names_stay() {
         reason: "http-shop is new".into(),
         revision: 20,
         outcome: Err("no".into()),
+        difference: None,
     });
     let one = find_service(&report, &counted(), "tcp-db").unwrap();
     let read: ServiceInFull = serde_json::from_str(&serde_json::to_string(&one).unwrap()).unwrap();
@@ -187,6 +189,7 @@ fn names_stay() {
         "history": show_history(&report),
         "quarantine": show_quarantine(&report),
         "certificates": show_certificates(&report, NOW),
+        "problems": show_problems(&report, &counted(), SystemTime::UNIX_EPOCH),
     });
     expect_test::expect_file!["golden.json"].assert_eq(&(text(all) + "\n"));
 }

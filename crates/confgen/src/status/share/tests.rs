@@ -62,6 +62,7 @@ impl Scene {
             active: *active,
             chosen: *chosen,
             algorithm: algorithm.as_deref(),
+            ..Turns::default()
         };
         let glance = self.tracker.observe_backends(pid, std::iter::once(row), &self.desired);
         let before = self.tracker.list_starving();

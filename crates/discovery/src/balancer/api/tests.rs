@@ -73,6 +73,7 @@ fn a_missing_field_is_empty_and_an_unknown_one_is_ignored() {
     assert_reads_other_releases::<ServiceInFull>();
     assert_reads_other_releases::<Upstreams>();
     assert_reads_other_releases::<Changes>();
+    assert_reads_other_releases::<Problems>();
     let nested: Upstreams =
         serde_json::from_str(r#"{"upstreams":[{"id":"a","haproxy":{"status":"UP","new":1},"preview":{}}]}"#).unwrap();
     let traffic = Traffic { status: "UP".into(), ..Traffic::default() };

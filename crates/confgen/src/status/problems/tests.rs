@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use expect_test::expect;
+use haproxy::cutoffs::Cutoffs;
+use haproxy::masters::OldProcesses;
+use haproxy::runtime::{Limits, RowKind, Stat};
+use haproxy::version::Version;
+
+use super::*;
+use crate::desired::tests::{settle, topology};
+use crate::local_files::certificate::Certificate;
+use crate::local_files::certificate::tests::certificate as make_certificate;
+use crate::local_files::certificates::{Certificates, Choice};
+use crate::operator_files::validate::Rejection;
+use crate::status::{OperatorFilesStatus, ReconcileStatus, Retained, RunningHaproxy};
+use crate::store::StoreRevision;
+
+/// Unix seconds.
+const NOW: i64 = 1_790_000_000;
+
+const STORE: &str = "\
+http-services/blog/domain blog.test
+http-services/blog/upstreams/a 10.0.0.5:80
+http-services/blog/upstreams/b {\"address\":\"10.0.0.6:80\",\"state\":\"drain\"}
+http-services/colors/active blue
+http-services/colors/domain colors.test
+http-services/colors/upstreams/a {\"address\":\"10.0.0.7:80\",\"color\":\"blue\"}
+http-services/colors/upstreams/b {\"address\":\"10.0.0.8:80\",\"color\":\"green\",\"state\":\"down\"}
+http-services/empty/domain empty.test
+http-services/lost/upstreams/a 10.0.0.9:80
+http-services/paused/domain paused.test
+http-services/paused/overrides/a {\"state\":\"maint\"}
+http-services/paused/upstreams/a 10.0.0.10:80
+http-services/shop/balance by mood
+http-services/shop/domain shop.test
+http-services/shop/upstreams/a 10.0.0.1:80
+http-services/shop/upstreams/b 10.0.0.2:80
+http-services/shop/upstreams/c 10.0.0.3:80
+http-services/shop/upstreams/d {\"address\":\"10.0.0.4:80\",\"state\":\"down\"}
+tcp-services/db/ports 3306
+tcp-services/db/upstreams/a 10.0.0.11:3306
+";
+
+fn report() -> Status {
+    let settled = settle(&topology(STORE), &Default::default(), &Default::default());
+    let position = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
+    let reconcile = ReconcileStatus {
+        quarantined: settled.quarantined_keys(),
+        desired: settled.into(),
+        applied: Some(position),
+        ..ReconcileStatus::default()
+    };
+    let running = RunningHaproxy { pid: 7, version: Version::new(2, 6, 12), generation: None };
+    Status {
+        seen: position,
+        running: Some(running),
+        reconcile: Arc::new(reconcile),
+        has_reconciled: true,
+        ..Status::default()
+    }
+}
+
+fn row(proxy: &str, name: &str, status: &str) -> Stat {
+    let check = status.starts_with("DOWN").then(|| "L4CON".to_owned());
+    let (proxy, name, status) = (proxy.into(), name.into(), status.into());
+    Stat { proxy, name, status, check, weight: 100, active: 1, ..Stat::default() }
+}
+
+fn counted() -> Counted {
+    Ok(vec![
+        row("http-blog", "a", "UP"),
+        row("http-blog", "b", "DRAIN"),
+        row("http-colors", "a", "UP"),
+        row("http-colors", "b", "DRAIN"),
+        row("http-paused", "a", "MAINT"),
+        row("http-shop", "a", "UP"),
+        row("http-shop", "b", "DOWN"),
+        row("http-shop", "c", "DOWN"),
+        row("http-shop", "d", "MAINT"),
+        Stat { kind: RowKind::Backend, ..row("http-shop", "BACKEND", "UP") },
+        row("tcp-db", "a", "DOWN"),
+    ])
+}
+
+fn table(status: &Status, counted: &Counted) -> String {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs());
+    let line = |it: balancer_api::Problem| {
+        let command = it.command.as_deref().unwrap_or("-");
+        format!("{} [{}] {}: {} ({command})\n", it.harm, it.service.unwrap_or_default(), it.what, it.reason)
+    };
+    show_problems(status, counted, now).problems.into_iter().map(line).collect()
+}
+
+#[test]
+fn services_are_in_the_order_of_harm_and_a_standby_is_no_problem() {
+    expect![[""]].assert_eq(&table(&report(), &counted()));
+}
+
+#[test]
+fn the_balancer_comes_before_its_services() {
+    let mut status = report();
+    let reconcile = Arc::make_mut(&mut status.reconcile);
+    reconcile.pending = ["http-shop", "tcp-db"].into_iter().filter_map(crate::desired::names::parse_section).collect();
+    reconcile.operator_files = OperatorFilesStatus {
+        refused: Some(Rejection::Haproxy("mine.cfg:3: bnid".into())),
+        remarks: vec!["mine.cfg:9: there is no service shop".into()],
+        ..OperatorFilesStatus::default()
+    };
+    status.store_error = Some("refused".into());
+    status.limits = Some(Limits { connections: 20, first_connections: 500, ..Limits::default() });
+    status.old = Arc::new(OldProcesses { list: Vec::new(), silent: 1 });
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs() - 60);
+    status.cutoffs = Cutoffs { processes: 2, connections: 40, last: Some(last) };
+    expect![[""]].assert_eq(&table(&status, &Err("it is silent".into())));
+    status.running = None;
+    expect![[""]].assert_eq(table(&status, &Err("it is gone".into())).lines().next().unwrap_or_default());
+}
+
+#[test]
+fn certificates_and_keys_need_attention_before_requests_fail() {
+    let mut status = report();
+    let make = |name: &str, end: i64| {
+        let mut it = make_certificate(name, &format!("/state/{name}.pem"));
+        (it.not_before, it.not_after) = (Some(1_700_000_000), Some(end));
+        Certificate { file: format!("/certs/{name}.pem").into(), ..it }
+    };
+    let files = vec![make("shop.test", NOW - 5), make("blog.test", NOW + 3 * DAY), make("empty.test", NOW + 90 * DAY)];
+    let choice = Choice::choose(&files, NOW);
+    let rejected = [("/certs/b.pem".into(), "no key".into())].into();
+    let reconcile = Arc::make_mut(&mut status.reconcile);
+    reconcile.certificates = Arc::new(Certificates { files, choice, rejected, ..Certificates::default() });
+    reconcile.refused_error_pages = 2;
+    let db = crate::desired::names::parse_section("tcp-db").unwrap();
+    for (id, by) in [("a", Retainer::Reset), ("b", Retainer::Guard)] {
+        reconcile.retained.insert((db.clone(), id.parse().unwrap()), Retained { by, since: None });
+    }
+    let found = table(&status, &counted());
+    let about: Vec<&str> = found.lines().filter(|line| line.contains(" [] ")).collect();
+    expect![[""]].assert_eq(&about.join("\n"));
+}
