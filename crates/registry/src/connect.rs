@@ -6,7 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use etcd_client::{Certificate, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
+use etcd_client::{
+    Certificate, ConnectOptions, Identity, KvClient, LeaseClient, MaintenanceClient, TlsOptions, WatchClient,
+};
 
 use crate::args::{Config, Login, Password};
 use crate::classification::{Context, Failure, code};
@@ -30,6 +32,7 @@ pub(crate) const LARGEST_MESSAGE: usize = 64 << 20;
 pub(crate) struct Connection {
     pub(crate) kv: KvClient,
     pub(crate) lease: LeaseClient,
+    pub(crate) maintenance: MaintenanceClient,
     pub(crate) watch: WatchClient,
     pub(crate) shared_stream: SharedStream,
 }
@@ -69,6 +72,7 @@ pub(crate) async fn open_connection(config: &Config, endpoint: &Endpoint) -> Res
     Ok(Connection {
         kv: client.kv_client().max_decoding_message_size(LARGEST_MESSAGE),
         lease: client.lease_client(),
+        maintenance: client.maintenance_client(),
         shared_stream: SharedStream::new(watch.clone()),
         watch,
     })
