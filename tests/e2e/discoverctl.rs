@@ -3,6 +3,7 @@
 mod asked;
 mod change;
 mod change_log;
+mod doctor;
 mod host;
 mod look;
 mod past;

@@ -329,6 +329,17 @@ impl Etcd {
         self.ask(async move |mut client| client.get("health", None).await).header().expect("a header").cluster_id()
     }
 
+    /// The value of one of the first node's metrics.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let address = self.endpoint().trim_start_matches("http://").parse().expect("an address");
+        // HTTP/1.0 has no chunks, which may part a line.
+        let answer = crate::http::raw(address, b"GET /metrics HTTP/1.0\r\n\r\n").expect("etcd's metrics");
+        let text = String::from_utf8_lossy(&answer);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} isn't among etcd's metrics"))
+    }
+
     /// Throws away the history before the present revision.
     pub fn compact(&self) {
         let revision = self.revision();

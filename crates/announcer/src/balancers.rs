@@ -88,8 +88,9 @@ impl BalancerWatch {
     /// Starts to follow `balancers/`. The first listing is not applied yet.
     pub(crate) fn start(client: &Client) -> Self {
         let end = CancellationToken::new();
-        let events =
-            client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end.clone());
+        // An agent that withdraws a host has one watch for each container.
+        let options = FollowOptions { folder: "balancers", shares_stream: true, ..FollowOptions::default() };
+        let events = client.follow_folder(options, end.clone());
         Self { balancers: BalancerStates::default(), events, is_outage_logged: false, _ends_with_us: end.drop_guard() }
     }
 

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     if let Some(code) = tether::run_if_called() {
         return code;
     }
-    if let Some(code) = manual::print_if_asked(Cli::command()) {
+    if let Some(code) = manual::print_if_asked(Cli::command(), manual::Completions::Static) {
         return code;
     }
     let args: Cli = match options::read_options(Cli::command(), USAGE) {

@@ -31,7 +31,7 @@ use program::{options, output};
 use cli::{Cli, Command, Common};
 
 fn main() -> ExitCode {
-    if let Some(code) = manual::print_if_asked(Cli::command()) {
+    if let Some(code) = manual::print_if_asked(Cli::command(), manual::Completions::Static) {
         return code;
     }
     // Before the runtime, because malloc's settings must be made before there is a second thread.

@@ -1,6 +1,8 @@
 //! The command line. Each command's own options are in the command's module.
 
-use clap::Parser;
+pub(crate) mod completion;
+
+use clap::{CommandFactory, Parser};
 
 use crate::commands::Command;
 use crate::shared_options::Common;
@@ -19,6 +21,8 @@ const EXAMPLES: &str = "Examples:
       discoverctl ready --host web-1
   Switch from blue to green in steps, and go back if too many requests fail:
       discoverctl switch shop green --steps 10,50,100 --every 30s --max-errors 1%
+  Find out what is wrong, and what to do:
+      discoverctl doctor
   Print JSON for programs:
       discoverctl list --output json
   Write man pages, and completions for bash, zsh or fish. The other programs have these commands, too:
@@ -33,7 +37,7 @@ section: `http-shop` or `tcp-shop`. SVC/ID is an upstream.
 
 Exit codes:
   0    yes, or done, and every live balancer follows
-  1    no: not balanced, not found, or lint found a fault
+  1    no: not balanced, not found, or lint or doctor found a fault
   2    the command line makes no sense
   3    etcd can't be reached, or refuses the login. Nothing was changed
   4    refused. Nothing was changed: no such service or upstream, forbidden by etcd's roles, another owner's key or claim
@@ -53,9 +57,14 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// The command line's definition.
+pub(crate) fn command() -> clap::Command {
+    // Operators write options behind the command too, so every option is global.
+    Cli::command().mut_args(|arg| arg.global(true))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
 

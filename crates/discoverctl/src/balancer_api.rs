@@ -3,11 +3,12 @@
 //! Asks all balancers at once, and accepts an answer only from the balancer that it asked. Decides nothing about an
 //! answer.
 
+mod clock;
 mod identity;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use discovery::{BalancerRecords, Node};
 use futures_util::future::join_all;
@@ -20,10 +21,13 @@ pub(crate) use discovery::balancer_api::{
     Certificates, Changes, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
 };
 
+pub(crate) use clock::{ClockOffset, ClockReading};
+pub(crate) use identity::is_loopback;
+
 use crate::error::Error;
 use crate::file;
 use crate::shared_options::Api;
-use identity::{AskedBalancer, is_loopback};
+use identity::AskedBalancer;
 
 /// Limits a request with its whole answer. confgen answers from memory, so a slower balancer is as good as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -72,27 +76,19 @@ impl BalancerApi {
     /// Reads the token and the certificates, and sends nothing yet. `prefix` is the one below which the balancers' keys
     /// were read.
     pub(crate) fn new(api: &Api, balancers: &BalancerRecords, prefix: &str) -> Result<Self, Error> {
-        // The call fails if a provider is installed already. Any provider will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let token = api.api_token_file.as_deref().map(read_token).transpose()?;
-        let mut client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy();
-        client = client.redirect(reqwest::redirect::Policy::none());
         // The balancers' certificates are the operator's own, so public authorities must not vouch for them. Without
         // --api-cacert no HTTPS certificate is trusted.
-        let mut authorities = Vec::new();
-        if let Some(path) = &api.api_cacert {
-            let bundle = Certificate::from_pem_bundle(&file::read_option_file("--api-cacert", path)?);
-            authorities = bundle.map_err(|error| Error::Usage(format!("--api-cacert {}: {error}", path.display())))?;
-        }
-        client = client.tls_certs_only(authorities);
-        match (&api.api_cert, &api.api_key) {
-            (Some(cert), Some(key)) => client = client.identity(read_client_identity(cert, key)?),
-            (None, None) => {}
+        let authorities = api.api_cacert.as_deref().map(|path| ("--api-cacert", path));
+        let identity = match (&api.api_cert, &api.api_key) {
+            (Some(cert), Some(key)) => {
+                Some(read_client_identity(("--api-cert", cert.as_path()), ("--api-key", key.as_path()))?)
+            }
+            (None, None) => None,
             (Some(_), None) => return Err(Error::Usage("--api-cert needs --api-key beside it".into())),
             (None, Some(_)) => return Err(Error::Usage("--api-key needs --api-cert beside it".into())),
-        }
-        let http =
-            client.build().map_err(|error| Error::Usage(format!("the API's options: {}", join_causes(&error))))?;
+        };
+        let http = build_http_client(authorities, identity)?;
         Ok(Self { http, token, balancers: list_balancers(balancers, prefix) })
     }
 
@@ -101,6 +97,17 @@ impl BalancerApi {
         let answers =
             self.balancers.iter().map(|asked| async move { (asked.node.clone(), self.ask_one(asked, path).await) });
         join_all(answers).await.into_iter().collect()
+    }
+
+    /// Reads the clocks of all balancers at once. A balancer without an answer of its own has none.
+    pub(crate) async fn read_clocks(&self) -> BTreeMap<Node, ClockReading> {
+        let readings = self.balancers.iter().map(|asked| async move {
+            let url = asked.url.as_deref().ok()?;
+            let answer = self.send_request(url, "status").await.ok()?;
+            asked.check_origin(&answer.body).ok()?;
+            Some((asked.node.clone(), answer.clock?))
+        });
+        join_all(readings).await.into_iter().flatten().collect()
     }
 
     /// This client asks exactly these balancers, at the URLs that their keys name now.
@@ -119,11 +126,23 @@ impl BalancerApi {
 
     /// Sends one request. An answer is parsed only after its origin is checked, whatever its status is.
     async fn request_answer<T: ApiAnswer>(&self, asked: &AskedBalancer, url: &str, path: &str) -> Result<T, String> {
+        let answer = self.send_request(url, path).await?;
+        asked.check_origin(&answer.body)?;
+        match answer.status {
+            200 => serde_json::from_slice(&answer.body).map_err(|error| format!("its answer to {path}: {error}")),
+            _ => T::answer_if_unknown().ok_or_else(|| format!("it doesn't know {path}")),
+        }
+    }
+
+    /// Sends one request, and reads the answer. Nothing is known about its origin.
+    async fn send_request(&self, url: &str, path: &str) -> Result<RawAnswer, String> {
         let mut request = self.http.get(format!("{url}/api/v1/{path}"));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
+        let sent_at = SystemTime::now();
         let response = request.send().await.map_err(|error| join_causes(&error))?;
+        let clock = ClockReading::from_headers(response.headers(), sent_at, SystemTime::now());
         let status = response.status().as_u16();
         match status {
             // confgen's 404 names its origin, too.
@@ -133,12 +152,44 @@ impl BalancerApi {
             code => return Err(format!("it answers {code} to {path}")),
         }
         let body = read_body(response, LONGEST_ANSWER).await.map_err(|why| format!("its answer to {path}: {why}"))?;
-        asked.check_origin(&body)?;
-        match status {
-            200 => serde_json::from_slice(&body).map_err(|error| format!("its answer to {path}: {error}")),
-            _ => T::answer_if_unknown().ok_or_else(|| format!("it doesn't know {path}")),
-        }
+        Ok(RawAnswer { status, body, clock })
     }
+}
+
+/// An answer of unknown origin.
+struct RawAnswer {
+    status: u16,
+    body: Vec<u8>,
+    /// None without a `Date` that makes sense.
+    clock: Option<ClockReading>,
+}
+
+/// Reads the clock of an HTTP server. None if it doesn't answer, or says no date.
+pub(crate) async fn read_server_clock(http: &reqwest::Client, url: &str) -> Option<ClockReading> {
+    let sent_at = SystemTime::now();
+    let response = http.get(url).send().await.ok()?;
+    ClockReading::from_headers(response.headers(), sent_at, SystemTime::now())
+}
+
+/// A client that trusts only the CA in this file, and shows this certificate. The option that names the file is in errors.
+pub(crate) fn build_http_client(
+    authorities: Option<(&str, &Path)>,
+    identity: Option<Identity>,
+) -> Result<reqwest::Client, Error> {
+    // The call fails if a provider is installed already. Any provider will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy();
+    client = client.redirect(reqwest::redirect::Policy::none());
+    let mut trusted = Vec::new();
+    if let Some((option, path)) = authorities {
+        let bundle = Certificate::from_pem_bundle(&file::read_option_file(option, path)?);
+        trusted = bundle.map_err(|error| Error::Usage(format!("{option} {}: {error}", path.display())))?;
+    }
+    client = client.tls_certs_only(trusted);
+    if let Some(identity) = identity {
+        client = client.identity(identity);
+    }
+    client.build().map_err(|error| Error::Usage(format!("the options of TLS: {}", join_causes(&error))))
 }
 
 /// Reads a body of at most `longest` bytes.
@@ -172,15 +223,16 @@ fn join_causes(error: &dyn std::error::Error) -> String {
     words
 }
 
-fn read_client_identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
+/// Reads a certificate and its key, each with the option that names the file.
+pub(crate) fn read_client_identity(cert: (&str, &Path), key: (&str, &Path)) -> Result<Identity, Error> {
     // reqwest takes both as one PEM, and the first file may lack a line feed at its end.
-    let cert_pem = file::read_option_file("--api-cert", cert)?;
-    let key_pem = file::read_option_file("--api-key", key)?;
+    let cert_pem = file::read_option_file(cert.0, cert.1)?;
+    let key_pem = file::read_option_file(key.0, key.1)?;
     Identity::from_pem(&[&*cert_pem, &*key_pem].join(&b'\n')).map_err(|error| {
         // reqwest doesn't say in which half it found the fault.
         match PrivateKeyDer::from_pem_slice(&key_pem) {
-            Ok(_) => Error::Usage(format!("--api-cert {}: {error}", cert.display())),
-            Err(error) => Error::Usage(format!("--api-key {}: {error}", key.display())),
+            Ok(_) => Error::Usage(format!("{} {}: {error}", cert.0, cert.1.display())),
+            Err(error) => Error::Usage(format!("{} {}: {error}", key.0, key.1.display())),
         }
     })
 }

@@ -8,6 +8,7 @@ mod config;
 mod copies;
 mod delete;
 mod diff;
+mod doctor;
 mod explain;
 mod export;
 mod history;
@@ -92,6 +93,9 @@ pub(crate) enum Command {
     /// Restore a service's settings and overrides as they were at a revision
     #[command(after_long_help = rollback::EXAMPLES)]
     Rollback(rollback::Rollback),
+    /// Find out what is wrong with the store, the balancers and the keys, and what to do
+    #[command(after_long_help = doctor::EXAMPLES)]
+    Doctor(doctor::Doctor),
     /// List quarantined keys and other faults, each with its remedy
     #[command(after_long_help = lint::EXAMPLES)]
     Lint(lint::Lint),
@@ -134,6 +138,7 @@ impl Command {
             Self::History(it) => it.run(context).await,
             Self::Diff(it) => it.run(context).await,
             Self::Rollback(it) => it.run(context).await,
+            Self::Doctor(it) => it.run(context).await,
             Self::Lint(it) => it.run(context).await,
             Self::Export(it) => it.run(context).await,
             Self::Import(it) => it.run(context).await,

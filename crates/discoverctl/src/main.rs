@@ -25,11 +25,11 @@ mod wait;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 use program::{options, output};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Cli;
+use crate::args::{Cli, completion};
 use crate::commands::Command;
 use crate::config::Config;
 use crate::context::Context;
@@ -40,9 +40,11 @@ use crate::print::{Screen, until_written};
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // Operators write options behind the command too, so every option is global.
-    let command = Cli::command().mut_args(|arg| arg.global(true));
-    if let Some(code) = manual::print_if_asked(command.clone()) {
+    let command = args::command();
+    if let Some(code) = completion::answer_if_asked(&command) {
+        return code;
+    }
+    if let Some(code) = manual::print_if_asked(command.clone(), manual::Completions::Asked(completion::VARIABLE)) {
         return code;
     }
     let code = run_command_line(command).unwrap_or_else(|error| {

@@ -4,12 +4,13 @@
 //! escaped.
 
 mod cell;
+mod layout;
 pub(crate) mod yaml;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use comfy_table::{Attribute, Color, ContentArrangement, presets};
+use comfy_table::{Attribute, Color, ColumnConstraint, ContentArrangement, Width, presets};
 use program::output;
 use program::text::{escape_json, escape_line, escape_lines};
 use serde::Serialize;
@@ -67,19 +68,23 @@ pub(crate) struct Screen {
     is_terminal: bool,
     /// Standard output is a terminal, and `NO_COLOR` isn't set (no-color.org).
     colors: bool,
+    /// The value of the variable `COLUMNS`. None if the terminal's own width counts, which a file or a pipe doesn't have.
+    width: Option<u16>,
 }
 
 impl Screen {
     pub(crate) fn new(format: Format) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let colors = output::takes_colors(&io::stdout());
-        Self { format, is_terminal, colors }
+        // Below 20 columns nothing can be read, and a shell that doesn't know the width says 0.
+        let width = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|width| *width >= 20);
+        Self { format, is_terminal, colors, width }
     }
 
     /// A screen for tests, which is no terminal.
     #[cfg(test)]
     pub(crate) fn for_test(format: Format) -> Self {
-        Self { format, is_terminal: false, colors: false }
+        Self { format, is_terminal: false, colors: false, width: None }
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -147,6 +152,13 @@ impl Screen {
             // comfy-table would ask for the terminal's width, which a file or a pipe doesn't have.
             drawn.force_no_tty();
         }
+        if let Some(width) = self.width {
+            drawn.set_width(width);
+        }
+        let least_widths = layout::least_widths(table);
+        if let Some(width) = drawn.width().map(usize::from).filter(|width| !layout::fits(&least_widths, *width)) {
+            return layout::stack_rows(table, width);
+        }
         let head = table.head.iter().map(|name| comfy_table::Cell::new(name).add_attribute(Attribute::Bold));
         drawn.set_header(head);
         for row in &table.rows {
@@ -160,8 +172,11 @@ impl Screen {
                 }
             }));
         }
-        for column in drawn.column_iter_mut() {
-            column.set_padding((0, 2));
+        for (column, least) in drawn.column_iter_mut().zip(least_widths) {
+            column.set_padding((0, u16::try_from(layout::GAP).unwrap_or_default()));
+            // Without it, comfy-table would cut the words of a narrow column to make room for a wide one.
+            let least = u16::try_from(least + layout::GAP).unwrap_or(u16::MAX);
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
         }
         drawn.trim_fmt()
     }
@@ -231,7 +246,7 @@ mod tests {
     #[test]
     fn one_answer_in_four_forms() {
         let text = |format| {
-            let screen = Screen { format, is_terminal: false, colors: false };
+            let screen = Screen::for_test(format);
             screen.render_answer(&Answer { name: "a\u{1b}[31m\tx" }).unwrap()
         };
         let table = text(Format::Table);
@@ -248,18 +263,39 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_80_columns_cuts_no_word() {
+        let text = |texts: [&str; 2]| {
+            let mut table = Table::new(["KEY", "WHAT"]);
+            table.add_row(texts.map(Cell::from));
+            let screen = Screen { width: Some(80), ..Screen::for_test(Format::Table) };
+            screen.render_blocks(&[Block::Table(table)])
+        };
+        let key = "http-services/a-service-with-a-long-name/upstreams/node-1";
+        let what =
+            "a sentence of many words that goes on and on until it is much longer than a line of the terminal is";
+        let beside = text([key, what]);
+        assert!(beside.starts_with("KEY") && beside.lines().count() > 2, "{beside}");
+        let below = text([&format!("{key}{key}"), what]);
+        assert!(below.starts_with("KEY   http"), "{below}");
+        for (text, longest) in [(&beside, 80), (&below, 2 * key.len() + 6)] {
+            assert!(text.lines().all(|line| line.chars().count() <= longest), "{text}");
+            let words = text.split_whitespace().collect::<Vec<_>>();
+            assert!(what.split(' ').all(|word| words.contains(&word)), "{text}");
+        }
+    }
+
+    #[test]
     fn hidden_characters_are_escaped_in_every_form() {
         let name = "a\u{202e}b\u{200b}\u{2028}\u{9b}\u{e0041}";
         for format in [Format::Table, Format::Plain, Format::Json, Format::Yaml] {
-            let text = Screen { format, is_terminal: false, colors: false }.render_answer(&Answer { name }).unwrap();
+            let text = Screen::for_test(format).render_answer(&Answer { name }).unwrap();
             assert!(
                 !text.chars().any(|c| !matches!(c, '\n' | '\t') && program::text::is_hidden(c)),
                 "{format:?}: {text}"
             );
             assert!(text.contains("202e") && text.contains("200b"), "{format:?}: {text}");
         }
-        let text =
-            |format| Screen { format, is_terminal: false, colors: false }.render_answer(&Answer { name }).unwrap();
+        let text = |format| Screen::for_test(format).render_answer(&Answer { name }).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text(Format::Json)).unwrap();
         let yaml: serde_json::Value = serde_saphyr::from_str(&text(Format::Yaml)).unwrap();
         assert_eq!((json["name"].as_str(), yaml["name"].as_str()), (Some(name), Some(name)));

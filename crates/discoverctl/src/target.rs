@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use discovery::{Kind, ServiceId, ServiceName, Topology, UpstreamId};
+use discovery::{Kind, ServiceId, ServiceName, SettingName, Topology, UpstreamId};
 
 use crate::error::Error;
 
@@ -137,6 +137,13 @@ impl UpstreamArg {
     }
 }
 
+/// Parses the name of a setting.
+pub(crate) fn parse_setting_name(text: &str) -> Result<SettingName, String> {
+    text.parse().map_err(|refusal: discovery::Refusal| {
+        format!("{refusal}{}", suggest_names(text, SettingName::ALL.iter().map(ToString::to_string)))
+    })
+}
+
 /// Writes the end of an error: `; did you mean shop, shop2?`. Empty if no name is similar.
 pub(crate) fn suggest_names(unknown: &str, known: impl Iterator<Item = String>) -> String {
     let mut alike: Vec<(f64, String)> = known.map(|name| (strsim::jaro_winkler(unknown, &name), name)).collect();
@@ -186,6 +193,7 @@ mod tests {
             |name: &str| name.parse::<UpstreamArg>().unwrap().find_upstream(&all).map(|(_, id)| id.to_string());
         assert_eq!(upstream("shop/node-1").unwrap(), "node-1");
         assert!(upstream("shop/node-2").unwrap_err().to_string().ends_with("did you mean node-1?"));
+        assert!(parse_setting_name("balanse").unwrap_err().ends_with("; did you mean balance?"));
         assert!("shop".parse::<UpstreamArg>().is_err() && "a b".parse::<ServiceArg>().is_err());
     }
 }

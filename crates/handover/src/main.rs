@@ -35,7 +35,7 @@ const FAILED: u8 = 4;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    if let Some(code) = manual::print_if_asked(Cli::command()) {
+    if let Some(code) = manual::print_if_asked(Cli::command(), manual::Completions::Static) {
         return code;
     }
     let cli: Cli = match options::read_options(Cli::command(), USAGE) {

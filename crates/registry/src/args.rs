@@ -3,7 +3,7 @@
 //! It reads no file and opens no connection.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::endpoint::Endpoint;
@@ -136,6 +136,12 @@ impl Config {
     /// The prefix without the slash at its end: `/haproxy-discover`.
     pub fn prefix(&self) -> &str {
         self.prefix.as_str()
+    }
+
+    /// The files of the CA, and of the client's certificate and its key.
+    pub fn tls_files(&self) -> (Option<&Path>, Option<(&Path, &Path)>) {
+        let identity = self.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        (self.cacert.as_deref(), identity)
     }
 
     /// The endpoint of this turn. After the last endpoint comes the first.

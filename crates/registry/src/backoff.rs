@@ -97,7 +97,7 @@ impl EndpointDelays {
         }
     }
 
-    /// The delay after one more failure that a fresh listing mends. Zero for the first one.
+    /// The delay after one more failure that a fresh listing or another watch mends. Zero for the first one.
     pub(crate) fn next_delay_but_first(&mut self) -> Duration {
         let is_first = self.failures == 0;
         let delay = self.next_delay();

@@ -14,7 +14,8 @@ use crate::client::Client;
 use crate::entry::Range;
 use crate::error::{Error, Operation};
 use crate::revisions::{Decision, Position, ResyncReason, Revisions, revision_of};
-use crate::watch::{MAX_SILENCE, Watch};
+use crate::stream::messages::MAX_SILENCE;
+use crate::watch::{Watch, WatchEnd};
 
 /// The whole read. A hundred thousand revisions take some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -87,7 +88,7 @@ impl Client {
     async fn compaction_revision(&self, folder: &str) -> Result<i64, Error> {
         let mut watch = self.open_watch(folder, FIRST_REVISION).await?;
         for _ in 0..MAX_MESSAGES {
-            let message = watch.next_message().await.map_err(|failure| failure.error)?;
+            let message = watch.next_message().await.map_err(WatchEnd::into_error)?;
             if message.compact_revision > 0 {
                 return Ok(message.compact_revision);
             }
@@ -113,7 +114,7 @@ impl Client {
                     other => other,
                 },
             };
-            match revisions.accept_message(message.map_err(|failure| failure.error)?) {
+            match revisions.accept_message(message.map_err(WatchEnd::into_error)?) {
                 Decision::Created | Decision::Alive => {}
                 Decision::Deliver { changes, .. } => replay.apply_changes(changes),
                 Decision::Resync(ResyncReason::Compacted) => {

@@ -61,8 +61,8 @@ impl Context<'_> {
     }
 
     /// The failure of a stream that ended without an error.
-    pub(crate) fn stream_ended(&self) -> Failure {
-        self.connection_broken("the stream has ended".to_owned())
+    pub(crate) fn stream_ended(&self, reason: &str) -> Failure {
+        self.connection_broken(reason.to_owned())
     }
 
     /// The failure of a watch that etcd ended. Only its words have the cause (`CancelReason`, etcd 3.4's

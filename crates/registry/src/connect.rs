@@ -6,12 +6,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use etcd_client::{Certificate, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
+use etcd_client::{
+    Certificate, ConnectOptions, Identity, KvClient, LeaseClient, MaintenanceClient, TlsOptions, WatchClient,
+};
 
 use crate::args::{Config, Login, Password};
 use crate::classification::{Context, Failure, code};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Operation};
+use crate::stream::shared::SharedStream;
 
 /// TCP, TLS, login and the first answer together. A black-holed connect would hang for 20 s and more.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,7 +32,9 @@ pub(crate) const LARGEST_MESSAGE: usize = 64 << 20;
 pub(crate) struct Connection {
     pub(crate) kv: KvClient,
     pub(crate) lease: LeaseClient,
+    pub(crate) maintenance: MaintenanceClient,
     pub(crate) watch: WatchClient,
+    pub(crate) shared_stream: SharedStream,
 }
 
 /// Connects, logs in, and waits for a first answer, so that the member was alive a moment ago.
@@ -63,10 +68,13 @@ pub(crate) async fn open_connection(config: &Config, endpoint: &Endpoint) -> Res
             return Err(failure);
         }
     }
+    let watch = client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
     Ok(Connection {
         kv: client.kv_client().max_decoding_message_size(LARGEST_MESSAGE),
         lease: client.lease_client(),
-        watch: client.watch_client().max_decoding_message_size(LARGEST_MESSAGE),
+        maintenance: client.maintenance_client(),
+        shared_stream: SharedStream::new(watch.clone()),
+        watch,
     })
 }
 

@@ -36,6 +36,8 @@ pub enum Operation {
     Revoke(LeaseId),
     /// Asking for the remaining time of this lease.
     TimeToLive(LeaseId),
+    /// Asking a member for its status.
+    Status,
 }
 
 impl fmt::Display for Operation {
@@ -54,6 +56,7 @@ impl fmt::Display for Operation {
             Self::KeepAlive(lease) => write!(f, "keeping lease {lease} alive"),
             Self::Revoke(lease) => write!(f, "revoking lease {lease}"),
             Self::TimeToLive(lease) => write!(f, "asking for lease {lease}"),
+            Self::Status => f.write_str("asking for its status"),
         }
     }
 }

@@ -3,6 +3,8 @@
 //! `revisions` decides what a message means and where a watch may resume, `backoff` how long to wait. This module carries
 //! the decisions out.
 
+mod resync;
+
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -16,9 +18,10 @@ use crate::classification::Failure;
 use crate::client::Client;
 use crate::entry::{KeepEntry, Range};
 use crate::error::{Error, Operation};
-use crate::resync::Resync;
+use crate::follow::resync::Resync;
 use crate::revisions::{Decision, Position, ResyncReason, Revisions, decide_resume, position_of_header};
-use crate::watch::{MAX_SILENCE, Watch};
+use crate::stream::messages::MAX_SILENCE;
+use crate::watch::{Watch, WatchEnd};
 
 /// The events that wait for a busy consumer. etcd keeps the rest.
 const BUFFER: usize = 16;
@@ -38,11 +41,21 @@ pub struct FollowOptions {
     pub max_silence: Duration,
     /// The part of each entry that a listing keeps. Changes come whole.
     pub keep: KeepEntry,
+    /// True if the watch shares one stream with the client's other watches of this kind. etcd pays some 50 kB for each
+    /// stream. A consumer that is slow for long makes the watch begin anew instead of slowing it down, so this suits
+    /// ranges with few changes.
+    pub shares_stream: bool,
 }
 
 impl Default for FollowOptions {
     fn default() -> Self {
-        Self { folder: "", resync_interval: Duration::from_secs(300), max_silence: MAX_SILENCE, keep: Some }
+        Self {
+            folder: "",
+            resync_interval: Duration::from_secs(300),
+            max_silence: MAX_SILENCE,
+            keep: Some,
+            shares_stream: false,
+        }
     }
 }
 
@@ -116,8 +129,19 @@ enum SessionEnd {
     Resync(ResyncReason),
     /// etcd ended the watch, or can't be reached.
     Failed(Error),
+    /// The watch lost its place on the shared stream. Another one resumes at its position.
+    LostPlace,
     /// The receiver was dropped.
     ReceiverClosed,
+}
+
+impl From<WatchEnd> for SessionEnd {
+    fn from(end: WatchEnd) -> Self {
+        match end {
+            WatchEnd::Failed(failure) => failure.into(),
+            WatchEnd::LostPlace(_) => Self::LostPlace,
+        }
+    }
 }
 
 impl From<Failure> for SessionEnd {
@@ -163,6 +187,7 @@ impl Follower {
         loop {
             let delay = match self.run_session().await {
                 SessionEnd::ReceiverClosed => return,
+                SessionEnd::LostPlace => self.delays.next_delay_but_first(),
                 SessionEnd::Resync(reason) => {
                     tracing::warn!(%reason, "listing all keys again");
                     self.position = None;
@@ -192,9 +217,7 @@ impl Follower {
             None => self.list_all_keys().await?,
         };
         self.position = Some(position);
-        let mut watch =
-            // A watch delivers the revision that it begins at, and the listing has this one already.
-            Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.max_silence).await?;
+        let mut watch = self.open_watch(position).await?;
         let mut revisions = Revisions::new(self.client.config().prefix.clone(), position);
         let mut resync = self.schedule_resync(position);
         loop {
@@ -232,6 +255,16 @@ impl Follower {
                     return Err(watch.cancel_failure(&reason).into());
                 }
             }
+        }
+    }
+
+    async fn open_watch(&self, position: Position) -> Result<Watch, Failure> {
+        // A watch delivers the revision that it begins at, and the listing has this one already.
+        let (client, revision, max_silence) = (self.client.clone(), position.revision + 1, self.options.max_silence);
+        if self.options.shares_stream {
+            Watch::open_shared(client, &self.range, revision, max_silence).await
+        } else {
+            Watch::open(client, &self.range, revision, max_silence).await
         }
     }
 

@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! `revisions` decides what a watch's message means, `classification` what an error means, and `backoff` how long to wait.
-//! They are pure. `client`, `follow` and `lease` carry the decisions out.
+//! `revisions` decides what a watch's message means, `stream::routes` which watch it is for, `classification` what an error
+//! means, and `backoff` how long to wait. They are pure. `client`, `follow` and `lease` carry the decisions out.
 
 mod args;
 mod backoff;
@@ -37,9 +37,10 @@ mod entry;
 mod error;
 mod follow;
 mod lease;
-mod resync;
+mod members;
 mod revisions;
 mod snapshot;
+mod stream;
 mod txn;
 mod watch;
 
@@ -52,4 +53,5 @@ pub use entry::{KeepEntry, LeaseId};
 pub use error::{Error, Operation};
 pub use follow::{Event, FollowOptions};
 pub use lease::LeaseStats;
+pub use members::MemberStatus;
 pub use txn::{Committed, Condition, Txn};

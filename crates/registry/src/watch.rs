@@ -1,37 +1,51 @@
-//! One watch on one connection.
+//! One watch on one connection, with a stream of its own or on the connection's shared one.
 //!
-//! It reads messages and notices silence. `revisions` decides what a message means.
+//! It opens the watch and classifies its end. `revisions` decides what a message means.
 
 use std::time::Duration;
 
+use etcd_client::WatchOptions;
 use etcd_client::proto::PbWatchResponse;
-use etcd_client::{WatchOptions, WatchStream};
-use tokio::time::timeout;
 
 use crate::classification::{Context, Failure};
 use crate::client::Client;
 use crate::entry::Range;
-use crate::error::Operation;
-
-/// The silence after which the watch asks the member for a sign of life, on the same stream. The member has
-/// [`ANSWER_TIMEOUT`] to answer, so a frozen or unplugged member is noticed within the sum of both.
-pub(crate) const MAX_SILENCE: Duration = Duration::from_secs(2);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The creation of a watch. A living member does that at once, without the others.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::error::{Error, Operation};
+use crate::stream::messages::{MessageStream, StreamEnd};
+use crate::stream::shared::SharedWatch;
 
 /// One watch on one connection. If the connection is given up, so is the watch.
 pub(crate) struct Watch {
     client: Client,
     operation: Operation,
     turn: usize,
-    max_silence: Duration,
-    stream: WatchStream,
+    source: Source,
+}
+
+/// The end of a watch without a message of etcd.
+#[derive(Debug)]
+pub(crate) enum WatchEnd {
+    Failed(Failure),
+    /// The watch lost its place on the shared stream, and can be opened again. The connection is good.
+    LostPlace(Failure),
+}
+
+impl WatchEnd {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Failed(failure) | Self::LostPlace(failure) => failure.error,
+        }
+    }
+}
+
+enum Source {
+    Own { stream: Box<MessageStream>, max_silence: Duration },
+    Shared(SharedWatch),
 }
 
 impl Watch {
-    /// Watches all keys of the range from this revision on. After `max_silence` without a message it asks for a sign of life.
+    /// Watches all keys of the range from this revision on, with a stream of its own. After `max_silence` without a message
+    /// it asks for a sign of life.
     pub(crate) async fn open(
         client: Client,
         range: &Range,
@@ -40,50 +54,53 @@ impl Watch {
     ) -> Result<Self, Failure> {
         let operation = Operation::Watch(range.start().to_owned());
         let (turn, mut connection) = client.current_connection().await?;
-        // Fragments keep each message near etcd's request limit, however many events there are to catch up with.
-        let mut options =
-            WatchOptions::new().with_start_revision(revision).with_fragment().with_progress_notify().with_prev_key();
-        if let Some(end) = range.end() {
-            options = options.with_range(end);
+        let opened = MessageStream::open(&mut connection.watch, range.start(), options(range, revision)).await;
+        match opened {
+            Ok(stream) => {
+                Ok(Self { client, operation, turn, source: Source::Own { stream: Box::new(stream), max_silence } })
+            }
+            Err(end) => Err(client.record_failure(turn, &operation, |context| classify_end(&context, &end))),
         }
-        let opened = timeout(CREATE_TIMEOUT, connection.watch.watch(range.start(), Some(options))).await;
-        let failure = match opened {
-            Ok(Ok(stream)) => return Ok(Self { client, operation, turn, max_silence, stream }),
-            Ok(Err(error)) => client.record_failure(turn, &operation, |context| context.classify_error(&error)),
-            Err(_) => client.record_failure(turn, &operation, |context| context.no_answer(CREATE_TIMEOUT)),
-        };
-        Err(failure)
+    }
+
+    /// The same on the stream that the connection's watches share.
+    pub(crate) async fn open_shared(
+        client: Client,
+        range: &Range,
+        revision: i64,
+        max_silence: Duration,
+    ) -> Result<Self, Failure> {
+        let operation = Operation::Watch(range.start().to_owned());
+        let (turn, connection) = client.current_connection().await?;
+        let watch = connection.shared_stream.open_watch(range.start(), options(range, revision), max_silence);
+        Ok(Self { client, operation, turn, source: Source::Shared(watch) })
     }
 
     /// The next message. After the longest silence it is the answer to a request for a sign of life. Dropping the future
     /// loses no message.
-    pub(crate) async fn next_message(&mut self) -> Result<PbWatchResponse, Failure> {
-        self.message_within(self.max_silence).await
-    }
-
-    /// The next message. If none has arrived yet, the watch asks for a sign of life at once.
-    pub(crate) async fn request_message(&mut self) -> Result<PbWatchResponse, Failure> {
-        self.message_within(Duration::ZERO).await
-    }
-
-    async fn message_within(&mut self, max_silence: Duration) -> Result<PbWatchResponse, Failure> {
-        let answer = match timeout(max_silence, self.stream.message()).await {
-            Ok(answer) => Ok(answer),
-            Err(_) => timeout(ANSWER_TIMEOUT, self.request_progress()).await,
+    pub(crate) async fn next_message(&mut self) -> Result<PbWatchResponse, WatchEnd> {
+        let answer = match &mut self.source {
+            Source::Own { stream, max_silence } => Some(stream.next_message(*max_silence).await),
+            Source::Shared(watch) => watch.next_message().await,
         };
-        match answer {
-            Ok(Ok(Some(message))) => Ok(message.0),
-            Ok(Ok(None)) => Err(self.record_failure(|context| context.stream_ended())),
-            Ok(Err(error)) => Err(self.record_failure(|context| context.classify_error(&error))),
-            Err(_) => Err(self.record_failure(|context| context.no_answer(self.max_silence + ANSWER_TIMEOUT))),
-        }
+        self.accept_answer(answer)
     }
 
-    async fn request_progress(&mut self) -> Result<Option<etcd_client::WatchResponse>, etcd_client::Error> {
-        // etcd answers on this stream at once. On etcd 3.4 the revision in the answer may be ahead of events still to come
-        // (etcd-io/etcd#15220), so it is only a sign of life.
-        self.stream.request_progress().await?;
-        self.stream.message().await
+    /// The next message. If none has arrived yet, a watch with a stream of its own asks for a sign of life at once.
+    pub(crate) async fn request_message(&mut self) -> Result<PbWatchResponse, WatchEnd> {
+        let answer = match &mut self.source {
+            Source::Own { stream, .. } => Some(stream.next_message(Duration::ZERO).await),
+            Source::Shared(watch) => watch.next_message().await,
+        };
+        self.accept_answer(answer)
+    }
+
+    fn accept_answer(&self, answer: Option<Result<PbWatchResponse, StreamEnd>>) -> Result<PbWatchResponse, WatchEnd> {
+        match answer {
+            Some(Ok(message)) => Ok(message),
+            Some(Err(end)) => Err(WatchEnd::Failed(self.record_failure(|context| classify_end(&context, &end)))),
+            None => Err(WatchEnd::LostPlace(self.cancel_failure("the watch lost its place on a shared stream"))),
+        }
     }
 
     /// The failure of this watch after etcd ended it for this reason.
@@ -93,5 +110,24 @@ impl Watch {
 
     fn record_failure(&self, classify: impl FnOnce(Context<'_>) -> Failure) -> Failure {
         self.client.record_failure(self.turn, &self.operation, classify)
+    }
+}
+
+fn options(range: &Range, revision: i64) -> WatchOptions {
+    // Fragments keep each message near etcd's request limit, however many events there are to catch up with.
+    let options =
+        WatchOptions::new().with_start_revision(revision).with_fragment().with_progress_notify().with_prev_key();
+    match range.end() {
+        Some(end) => options.with_range(end),
+        None => options,
+    }
+}
+
+fn classify_end(context: &Context<'_>, end: &StreamEnd) -> Failure {
+    match end {
+        StreamEnd::Closed => context.stream_ended("the stream has ended"),
+        StreamEnd::Failed(error) => context.classify_error(error),
+        StreamEnd::Silent(limit) => context.no_answer(*limit),
+        StreamEnd::Contradiction(what) => context.stream_ended(what),
     }
 }

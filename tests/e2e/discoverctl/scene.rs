@@ -33,7 +33,7 @@ pub(super) fn launch(folder: &Scratch, etcd: &Etcd, arguments: &[&str]) -> Proce
     Process::start(folder, "discoverctl", &mut command(etcd, arguments))
 }
 
-fn command(etcd: &Etcd, arguments: &[&str]) -> Command {
+pub(super) fn command(etcd: &Etcd, arguments: &[&str]) -> Command {
     let mut command = Command::new(bin("discoverctl"));
     command.args(arguments).args(["--endpoints", &etcd.endpoints()]);
     command

@@ -1,4 +1,5 @@
-//! Follows the announcer's own keys, so that changes by other writers come as news. It decides nothing.
+//! Follows the announcer's own keys, so that changes by other writers come as news. All their watches share one stream. It
+//! decides nothing.
 
 use std::collections::HashMap;
 
@@ -80,7 +81,7 @@ impl OwnKeys {
             if self.progress.contains_key(&key) {
                 continue;
             }
-            let options = FollowOptions { max_silence: QUIET, ..FollowOptions::default() };
+            let options = FollowOptions { max_silence: QUIET, shares_stream: true, ..FollowOptions::default() };
             let mut events = self.client.follow_key(&key, options, self.end.clone());
             let (sender, name) = (self.sender.clone(), key.clone());
             tokio::spawn(async move {

@@ -168,7 +168,9 @@ impl<A: App> Keeper<A> {
         let (first, last) = (format!("{folder}slots"), format!("{folder}standby"));
         let end = CancellationToken::new();
         let client = self.lease.client.clone();
-        let mut events = client.follow_folders(&first, &last, FollowOptions::default(), end.clone());
+        // An agent has a keeper for each container with a slot.
+        let options = FollowOptions { shares_stream: true, ..FollowOptions::default() };
+        let mut events = client.follow_folders(&first, &last, options, end.clone());
         let _ends_with_us = end.drop_guard();
         let (mut lease_id, mut lease_stats) = (self.lease.id.clone(), self.lease.stats.clone());
         // A lease that others share may be there already.

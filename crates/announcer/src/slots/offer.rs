@@ -20,7 +20,8 @@ pub(crate) async fn offer_slot(client: &Client, service: &ServiceId, id: &Upstre
     let folder = service.folder_path();
     let end = CancellationToken::new();
     let (first, last) = (format!("{folder}slots"), format!("{folder}standby"));
-    let mut events = client.follow_folders(&first, &last, FollowOptions::default(), end.clone());
+    let options = FollowOptions { shares_stream: true, ..FollowOptions::default() };
+    let mut events = client.follow_folders(&first, &last, options, end.clone());
     let _ends_with_us = end.drop_guard();
     let mut view = View::new(service.clone());
     // One attempt at a time. Its result shows in the view.

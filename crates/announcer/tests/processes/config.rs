@@ -71,6 +71,11 @@ fn several_upstreams_share_a_lease_and_a_transaction() {
         assert_eq!(site.etcd.get(key).as_deref(), Some(value), "{key}");
     }
     assert_eq!((leases(&site.etcd), site.etcd.lease_of(KEY)), (1, site.etcd.lease_of(OTHER)));
+    until(SOON, "two watches on one stream", || {
+        let count = |what: &str| site.etcd.metric(&format!("etcd_debugging_mvcc_{what}_total"));
+        let counts = (count("watch_stream"), count("watcher"));
+        if counts == (1.0, 2.0) { Ok(()) } else { Err(format!("{counts:?}")) }
+    });
 
     // One upstream is down, and the other still works.
     let written = site.written_at(KEY);

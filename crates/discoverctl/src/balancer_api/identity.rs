@@ -88,7 +88,7 @@ fn escape_name(word: &str) -> String {
 }
 
 /// True if the URL leads to the host on which it is used.
-pub(super) fn is_loopback(url: &str) -> bool {
+pub(crate) fn is_loopback(url: &str) -> bool {
     let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     // `localhost` and the names below it are loopback, too (RFC 6761), and so is ::ffff:127.0.0.1.

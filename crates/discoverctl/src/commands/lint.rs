@@ -14,7 +14,10 @@ use clap::Args;
 use discovery::{Cause, Entry, Node, ServiceId};
 use serde::Serialize;
 
-use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
+use crate::balancer_api::{
+    Answers, BalancerApi, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams,
+};
+use crate::commands::certs::EXPIRES_SOON_DAYS;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
@@ -42,17 +45,17 @@ struct LintReport {
 
 /// A fault and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     /// The key or the folder, relative to the prefix.
-    key: String,
+    pub(super) key: String,
     /// A stable name of the kind, for programs.
-    kind: &'static str,
+    pub(super) kind: &'static str,
     /// The fault, as a sentence for people.
-    what: String,
+    pub(super) what: String,
     /// The remedy, as a sentence for people.
-    todo: String,
+    pub(super) todo: String,
     /// The cause that `explain` names; null if the fault isn't about requests.
-    cause: Option<Cause>,
+    pub(super) cause: Option<Cause>,
 }
 
 /// The input of all checks: the store, and the balancers' answers with their indexes.
@@ -63,6 +66,8 @@ struct LintInput<'a> {
     quarantine: &'a Answers<Quarantine>,
     certificates: &'a Answers<Certificates>,
     now: SystemTime,
+    /// A certificate is a finding if it ends within this many days.
+    expires_soon_days: i64,
     upstreams: &'a Answers<Upstreams>,
     /// By service, its upstreams as the balancers judge them.
     rows: BTreeMap<ServiceId, Vec<Row>>,
@@ -74,19 +79,18 @@ struct LintInput<'a> {
 
 /// The balancers' answers, and the time at which they came.
 #[derive(Debug)]
-struct BalancerAnswers {
-    status: Answers<Status>,
-    services: Answers<Services>,
-    quarantine: Answers<Quarantine>,
-    upstreams: Answers<Upstreams>,
-    certificates: Answers<Certificates>,
-    now: SystemTime,
+pub(super) struct BalancerAnswers {
+    pub(super) status: Answers<Status>,
+    pub(super) services: Answers<Services>,
+    pub(super) quarantine: Answers<Quarantine>,
+    pub(super) upstreams: Answers<Upstreams>,
+    pub(super) certificates: Answers<Certificates>,
+    pub(super) now: SystemTime,
 }
 
-impl Lint {
-    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
-        let store = context.read_store().await?;
-        let api = context.balancer_api(&store)?;
+impl BalancerAnswers {
+    /// Asks all balancers for everything that the checks need, at once.
+    pub(super) async fn ask(api: &BalancerApi) -> Self {
         let (status, services, quarantine, upstreams, certificates) = tokio::join!(
             api.ask_all("status"),
             api.ask_all("services"),
@@ -94,8 +98,22 @@ impl Lint {
             api.ask_all("upstreams"),
             api.ask_all("certificates")
         );
-        let answers = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
-        let findings = LintInput::new(&store, &answers).find_all();
+        Self { status, services, quarantine, upstreams, certificates, now: SystemTime::now() }
+    }
+}
+
+/// Finds all faults of the store and of the answers, sorted by key. `doctor` has them too. A certificate is a fault if it ends
+/// within `expires_soon_days`.
+pub(super) fn find_faults(store: &Store, answers: &BalancerAnswers, expires_soon_days: i64) -> Vec<Finding> {
+    LintInput { expires_soon_days, ..LintInput::new(store, answers) }.find_all()
+}
+
+impl Lint {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let api = context.balancer_api(&store)?;
+        let answers = BalancerAnswers::ask(&api).await;
+        let findings = find_faults(&store, &answers, EXPIRES_SOON_DAYS);
         let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&answers.status) };
         context.screen.show(&linted)?;
         // An unreachable balancer is listed, and decides nothing.
@@ -129,6 +147,7 @@ impl<'a> LintInput<'a> {
             quarantine,
             certificates,
             now: *now,
+            expires_soon_days: EXPIRES_SOON_DAYS,
             upstreams,
             rows: by_service,
             served,
@@ -144,7 +163,7 @@ impl<'a> LintInput<'a> {
         findings.extend(answers::lint_answers(self));
         // These need the store's findings: a value that can't be read is refused by every balancer.
         findings.extend(balancers::lint_balancers(self, &findings));
-        findings.extend(certificates::lint_certificates(self.certificates, self.now));
+        findings.extend(certificates::lint_certificates(self.certificates, self.now, self.expires_soon_days));
         findings.sort();
         findings.dedup();
         findings

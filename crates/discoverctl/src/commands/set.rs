@@ -10,7 +10,7 @@ use crate::edit::Edit;
 use crate::error::{Error, Outcome};
 use crate::shared_options::{Changing, Type};
 use crate::store::Store;
-use crate::target::ServiceArg;
+use crate::target::{ServiceArg, parse_setting_name};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl set shop balance leastconn
@@ -29,7 +29,7 @@ pub(crate) struct Set {
     #[arg(value_name = "SVC")]
     service: ServiceArg,
     /// The setting, as docs/settings.md lists it
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = parse_setting_name)]
     name: SettingName,
     /// Its value; several words are a list
     #[arg(value_name = "VALUE", required = true)]
@@ -50,7 +50,7 @@ pub(crate) struct Unset {
     #[arg(value_name = "SVC")]
     service: ServiceArg,
     /// The settings, as docs/settings.md lists them
-    #[arg(value_name = "KEY", required = true)]
+    #[arg(value_name = "KEY", required = true, value_parser = parse_setting_name)]
     names: Vec<SettingName>,
     #[command(flatten)]
     changing: Changing,

@@ -9,4 +9,5 @@ mod cluster;
 mod follow;
 mod hold;
 mod secured;
+mod shared;
 mod support;

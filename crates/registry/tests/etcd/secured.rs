@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Permission, PermissionType};
 use lab::{Authority, Etcd, Scratch, write};
-use registry::{Args, Client, Error, Operation, Txn};
+use registry::{Args, Client, Error, Event, FollowOptions, Operation, Txn};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +121,24 @@ async fn a_token_that_has_expired_is_replaced() {
     let done = eventually("the new password", LIMIT, async || eve.commit(put.clone()).await.ok());
     done.await;
     mirror.until_key("last", LIMIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_further_watch_after_the_token_has_expired_is_no_loss() {
+    let etcd = guarded(&["--auth-token-ttl=2"]).await;
+    let eve = connect(as_user(etcd.endpoints(), "eve:secret"));
+    let options = FollowOptions { shares_stream: true, ..FollowOptions::default() };
+    let mut first = eve.follow_key("own/a", options, CancellationToken::new());
+    assert!(matches!(first.recv().await, Some(Event::Snapshot(_))));
+    // Longer than the token lives on a stream that is only asked for signs of life.
+    sleep(Duration::from_secs(5)).await;
+    let mut second = eve.follow_key("own/b", options, CancellationToken::new());
+    assert!(matches!(second.recv().await, Some(Event::Snapshot(_))));
+    for (events, key) in [(&mut second, "own/b"), (&mut first, "own/a")] {
+        eve.commit(Txn::new().put(key, "after", None)).await.expect("hers");
+        let told = tokio::time::timeout(LIMIT, events.recv()).await.expect("in time");
+        assert!(matches!(&told, Some(Event::Changes { changes, .. }) if changes.len() == 1), "{key}: {told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

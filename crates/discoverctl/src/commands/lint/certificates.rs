@@ -4,15 +4,15 @@ use std::time::SystemTime;
 
 use super::Finding;
 use crate::balancer_api::{Answers, Certificates};
-use crate::commands::certs::{EXPIRES_SOON_DAYS, days_left};
+use crate::commands::certs::days_left;
 
 /// Finds the faults of all balancers. Their keys are those of the balancers.
-pub(super) fn lint_certificates(answers: &Answers<Certificates>, now: SystemTime) -> Vec<Finding> {
+pub(super) fn lint_certificates(answers: &Answers<Certificates>, now: SystemTime, soon_days: i64) -> Vec<Finding> {
     let answers = answers.iter().filter_map(|(node, it)| Some((format!("balancers/{node}"), it.as_ref().ok()?)));
-    answers.flat_map(|(key, answer)| lint_certificates_of(&key, answer, now)).collect()
+    answers.flat_map(|(key, answer)| lint_certificates_of(&key, answer, now, soon_days)).collect()
 }
 
-fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Vec<Finding> {
+fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime, soon_days: i64) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (file, reason) in &answer.refused {
         let what = format!("{file}: {reason}");
@@ -26,7 +26,7 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
             // The end of such a certificate is far away, so its date alone would look fine.
             _ if it.validity == "not valid yet" => ("certificate_not_valid_yet", "is not valid yet".to_owned()),
             Some(..0) => ("certificate_expired", "has expired".to_owned()),
-            Some(days @ 0..EXPIRES_SOON_DAYS) => ("certificate_expires", format!("expires in {days} days")),
+            Some(days) if days < soon_days => ("certificate_expires", format!("expires in {days} days")),
             _ => continue,
         };
         let what = format!("{} for {} {when}, and no better one is there", it.file, it.names.join(", "));
@@ -63,7 +63,7 @@ mod tests {
         let answers = Answers::from([("lb1".parse().unwrap(), Ok(serde_json::from_str(answer).unwrap()))]);
         let now = humantime::parse_rfc3339("2026-12-21T12:00:00Z").unwrap();
         let line = |Finding { key, kind, what, .. }: &Finding| format!("{key} [{kind}] {what}");
-        let lines: Vec<String> = lint_certificates(&answers, now).iter().map(line).collect();
+        let lines: Vec<String> = lint_certificates(&answers, now, 14).iter().map(line).collect();
         assert_eq!(
             lines,
             [
