@@ -1,11 +1,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::haproxy::masters::{OldProcess, OldProcesses};
+use ::haproxy::runtime::{Limits, Turns};
+use ::haproxy::version::Version;
 use discovery::balancer_api::AppliedChange;
 use discovery::{Author, BalancerRecord};
-use haproxy::masters::{OldProcess, OldProcesses};
-use haproxy::runtime::{Limits, Turns};
-use haproxy::version::Version;
 
 use super::query::{RawQuery, ServiceQuery};
 use super::service::Fetched;
