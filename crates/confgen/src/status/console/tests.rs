@@ -150,7 +150,7 @@ fn a_page_has_the_marks_that_others_look_for() {
     for mark in [
         "data-page=\"services\"",
         "data-node>lb",
-        "data-sync>in sync<",
+        "data-sync>not in sync<",
         "data-live-state",
         "id=\"problems\"",
         "data-problem=",
