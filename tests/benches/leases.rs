@@ -1,7 +1,8 @@
 //! What etcd and confgen pay for 5,000 announcers, beside the same records without them, and for the agents of 200 hosts.
 //!
 //! One process stands for all announcers, or all agents. Each has a connection of its own, with announcer's pings, and renews its
-//! lease as announcer does: a stream for each beat, up to a fifth before a third of the TTL. It follows each of its records.
+//! lease as announcer does: a stream for each beat, up to a fifth before a third of the TTL. An announcer watches its records on one
+//! stream. An agent lists its lease's keys. A third row says what watches would cost the agents instead.
 
 use std::process::{Command, id};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, ConnectOptions, Error, PutOptions, WatchStream};
+use etcd_client::{Client, ConnectOptions, Error, LeaseTimeToLiveOptions, PutOptions, WatchStream};
 use lab::{Balancer, Etcd, PREFIX, cpu_seconds, resident, until};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
@@ -19,9 +20,13 @@ use crate::report::Report;
 use crate::store::address_of;
 
 /// An announcer each, and announcer's default TTL.
-const ANNOUNCERS: Writers = Writers { count: 5_000, records_each: 1, ttl: Duration::from_secs(10) };
+const ANNOUNCERS: Writers =
+    Writers { count: 5_000, records_each: 1, ttl: Duration::from_secs(10), follow: Follow::Watch };
 /// An agent a host, and the agent's default TTL.
-const AGENTS: Writers = Writers { count: 200, records_each: 50, ttl: Duration::from_secs(30) };
+const AGENTS: Writers =
+    Writers { count: 200, records_each: 50, ttl: Duration::from_secs(30), follow: Follow::ListKeys };
+/// How often an agent lists its lease's keys.
+const LISTINGS: Duration = Duration::from_secs(10);
 /// How many upstreams each service has.
 const UPSTREAMS: usize = 10;
 /// How long each row is measured.
@@ -36,6 +41,25 @@ struct Writers {
     count: usize,
     records_each: usize,
     ttl: Duration,
+    follow: Follow,
+}
+
+/// How a program notices that another writer changed its records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    /// A watch for each record. All share one stream.
+    Watch,
+    /// A listing of the lease's keys every so often.
+    ListKeys,
+}
+
+impl Follow {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Watch => "a lease each, and a watch for each record",
+            Self::ListKeys => "a lease each, and its keys listed",
+        }
+    }
 }
 
 impl Writers {
@@ -62,11 +86,14 @@ pub fn measure(_: &Options, report: &mut Report) {
     let files = format!("--nofile={}:", ANNOUNCERS.count + 1_000);
     let raised = Command::new("prlimit").args(["--pid", &id().to_string(), &files]).status().expect("prlimit");
     assert!(raised.success(), "{} open files aren't allowed here: ulimit -Hn", ANNOUNCERS.count);
-    measure_writers(ANNOUNCERS, report);
-    measure_writers(AGENTS, report);
+    measure_writers(ANNOUNCERS, true, report);
+    measure_writers(AGENTS, true, report);
+    measure_writers(Writers { follow: Follow::Watch, ..AGENTS }, false, report);
 }
 
-fn measure_writers(writers: Writers, report: &mut Report) {
+/// Measures the records alone, with connections, and with leases. The first two rows are those of other writers if `is_first` is
+/// false.
+fn measure_writers(writers: Writers, is_first: bool, report: &mut Report) {
     let etcd = Etcd::start();
     etcd.put_all((0..writers.count_records()).map(|n| (writers.key_of(n), address_of(n))));
     etcd.put_all((0..writers.count_services()).flat_map(|s| {
@@ -81,9 +108,13 @@ fn measure_writers(writers: Writers, report: &mut Report) {
     let mut measure_usage = |what: &str| {
         add_usage(report, what, writers, &etcd, &balancer);
     };
-    measure_usage("records without a lease");
+    if is_first {
+        measure_usage("records without a lease");
+    }
     let all = Connected::connect(writers, &etcd.endpoints());
-    measure_usage("+ a connection each");
+    if is_first {
+        measure_usage("+ a connection each");
+    }
     let start = Instant::now();
     all.register();
     let registered = start.elapsed().as_secs_f64();
@@ -91,13 +122,15 @@ fn measure_writers(writers: Writers, report: &mut Report) {
     sleep(writers.ttl);
     let before = etcd.records("http-services/");
     let count = all.count_beats();
-    measure_usage("+ a lease each");
+    measure_usage(&format!("+ {}", writers.follow.name()));
     let beats = (all.count_beats() - count) as f64 / WATCHED.as_secs_f64();
     assert!(etcd.records("http-services/") == before, "a record went, or was written again");
-    let size = Some(writers.count);
-    report.add_figure("leases", "leases granted, records put, s", size, registered);
-    report.add_figure("leases", "renewals a second", size, beats);
-    report.add_figure("leases", "renewals that failed", size, all.failed.load(Ordering::Relaxed) as f64);
+    let (size, failed) = (Some(writers.count), all.failed.load(Ordering::Relaxed) as f64);
+    for (what, figure) in
+        [("leases granted, records put, s", registered), ("renewals a second", beats), ("requests that failed", failed)]
+    {
+        report.add_figure("leases", &format!("{}: {what}", writers.follow.name()), size, figure);
+    }
 }
 
 /// All writers, with a connection each.
@@ -137,6 +170,9 @@ impl Connected {
                 let registering = register(&client, writers, n, may_register, &turns).await;
                 let (lease, _watches) = registering.expect("a lease and its records");
                 registered.fetch_add(1, Ordering::Relaxed);
+                if writers.follow == Follow::ListKeys {
+                    tokio::spawn(list_keys(client.clone(), lease, failed.clone()));
+                }
                 loop {
                     tokio::time::sleep((writers.ttl / 3).mul_f64(1.0 - 0.2 * fastrand::f64())).await;
                     let kept = client.lease_client().keep_alive(lease).await;
@@ -170,24 +206,43 @@ async fn connect(endpoint: &str) -> Result<Client, Error> {
     Ok(client)
 }
 
-/// Puts the records under a lease, and follows each of them.
+/// Lists the lease's keys for ever. The first time is spread, as the agent's is.
+async fn list_keys(client: Client, lease: i64, failed: Arc<AtomicU64>) {
+    tokio::time::sleep(LISTINGS.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+    loop {
+        let options = LeaseTimeToLiveOptions::new().with_keys();
+        if client.lease_client().time_to_live(lease, Some(options)).await.is_err() {
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+        tokio::time::sleep(LISTINGS).await;
+    }
+}
+
+/// Puts the records under a lease, and watches them where that is asked for.
 async fn register(
     client: &Client,
     writers: Writers,
     writer: usize,
     mut may_register: watch::Receiver<bool>,
     turns: &Semaphore,
-) -> Result<(i64, Vec<WatchStream>), Error> {
+) -> Result<(i64, Option<WatchStream>), Error> {
     let _ = may_register.wait_for(|may| *may).await;
     let _turn = turns.acquire().await;
     let seconds = i64::try_from(writers.ttl.as_secs()).unwrap_or(i64::MAX);
     let lease = client.lease_client().grant(seconds, None).await?.id();
-    let mut watches = Vec::new();
+    let mut watches: Option<WatchStream> = None;
     for n in writers.records_of(writer) {
         let key = format!("{PREFIX}{}", writers.key_of(n));
         let options = PutOptions::new().with_lease(lease);
         client.kv_client().put(key.as_str(), address_of(n), Some(options)).await?;
-        watches.push(client.watch_client().watch(key, None).await?);
+        match (&mut watches, writers.follow) {
+            (_, Follow::ListKeys) => {}
+            (None, Follow::Watch) => watches = Some(client.watch_client().watch(key, None).await?),
+            (Some(stream), Follow::Watch) => {
+                stream.watch(key, None).await?;
+                stream.message().await?;
+            }
+        }
     }
     Ok((lease, watches))
 }

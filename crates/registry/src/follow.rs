@@ -138,7 +138,7 @@ enum SessionEnd {
 impl From<WatchEnd> for SessionEnd {
     fn from(end: WatchEnd) -> Self {
         match end {
-            WatchEnd::Failed(failure) => failure.into(),
+            WatchEnd::Failed(failure) => (*failure).into(),
             WatchEnd::LostPlace(_) => Self::LostPlace,
         }
     }

@@ -25,15 +25,15 @@ pub(crate) struct Watch {
 /// The end of a watch without a message of etcd.
 #[derive(Debug)]
 pub(crate) enum WatchEnd {
-    Failed(Failure),
+    Failed(Box<Failure>),
     /// The watch lost its place on the shared stream, and can be opened again. The connection is good.
-    LostPlace(Failure),
+    LostPlace(Box<Failure>),
 }
 
 impl WatchEnd {
     pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::Failed(failure) | Self::LostPlace(failure) => failure.error,
+            Self::Failed(failure) | Self::LostPlace(failure) => (*failure).error,
         }
     }
 }
@@ -98,8 +98,8 @@ impl Watch {
     fn accept_answer(&self, answer: Option<Result<PbWatchResponse, StreamEnd>>) -> Result<PbWatchResponse, WatchEnd> {
         match answer {
             Some(Ok(message)) => Ok(message),
-            Some(Err(end)) => Err(WatchEnd::Failed(self.record_failure(|context| classify_end(&context, &end)))),
-            None => Err(WatchEnd::LostPlace(self.cancel_failure("the watch lost its place on a shared stream"))),
+            Some(Err(end)) => Err(WatchEnd::Failed(self.record_failure(|context| classify_end(&context, &end)).into())),
+            None => Err(WatchEnd::LostPlace(self.cancel_failure("the watch lost its place on a shared stream").into())),
         }
     }
 

@@ -62,6 +62,10 @@ fn add_completions(command: Command) -> Command {
 }
 
 fn add_values(arg: Arg) -> Arg {
+    // clap refuses a hint for a flag.
+    if !arg.get_action().takes_values() {
+        return arg;
+    }
     if arg.get_value_names().is_some_and(|names| names.iter().any(|name| name == "FILE")) {
         return manual::complete_with_paths(arg);
     }
@@ -203,6 +207,11 @@ mod tests {
         assert_eq!(list(Kind::SettingValue, "discoverctl set shop proto"), "h1 h2");
         assert_eq!(list(Kind::SettingValue, "discoverctl set shop domain"), "");
         assert!(list(Kind::Setting, "discoverctl set shop").contains("balance"));
+    }
+
+    #[test]
+    fn the_command_line_with_completions_fits_together() {
+        add_completions(super::super::command()).debug_assert();
     }
 
     #[test]

@@ -126,6 +126,10 @@ struct Carrier {
 
 impl Carrier {
     /// Starts the task with its first request. It ends with the stream, or with the last sender.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a watch sends two requests at most, and the drop of a watch can't wait"
+    )]
     fn start(client: WatchClient, first: Request) -> CarrierHandle {
         let (sender, requests) = mpsc::unbounded_channel();
         let _ = sender.send(first);

@@ -152,7 +152,7 @@ pub(super) fn judge_versions(facts: &Facts) -> Vec<Finding> {
             let each = releases.iter().map(|(release, nodes)| format!("{release} on {}", join(nodes)));
             let what = format!("balancers have different releases of {what}: {}", each.collect::<Vec<_>>().join(", "));
             let why = "one of them may refuse a key that another one follows";
-            found.warn("balancers/", what, why, "upgrade the others: docs/upgrade.md");
+            found.warn("balancers/", what, why, "upgrade the others, one after the other");
         }
     }
     // Balancers and discoverctl come from one release, so a difference is an upgrade that isn't complete.
