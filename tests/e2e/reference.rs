@@ -242,7 +242,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 38] = [
         ],
     ),
     ("docs/limits.md", &[]),
-    ("docs/metrics.md", &[]),
+    ("docs/metrics.md", &[("Colors and hosts", "a series and a query; observability.rs runs the dashboard's like")]),
     (
         "docs/migrate.md",
         &[("From confd and the old layout", "tutorial/howto.rs"), ("From a file of your own", "tutorial/howto.rs")],

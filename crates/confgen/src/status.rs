@@ -9,6 +9,7 @@ mod limits;
 pub(crate) mod metrics;
 mod page;
 pub(crate) mod share;
+mod upstream_info;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use daemon::admin::{Config, Error, Probes, Pulse, Server};
+use daemon::admin::{Config, Error, Probes, Pulse, Server, respond_metrics};
 use discovery::balancer_api::{Changes, Identity};
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
@@ -25,6 +25,7 @@ use crate::status::api;
 use crate::status::api::Counted;
 use crate::status::balancer_record::to_balancer_record;
 use crate::status::page::render_page;
+use crate::status::upstream_info::register_upstreams;
 use crate::status::{HistoryEntry, Status};
 
 /// All requests within this get the same figures, unless an action ended meanwhile. HAProxy's answer for 10,000 servers has some
@@ -176,7 +177,11 @@ fn build_routes(shown: Arc<AdminState>) -> Router {
         .fallback(async |State(shown): Shared| {
             (StatusCode::NOT_FOUND, shown.respond_from_status(|_| error_body("no such path")))
         });
-    Router::new().route("/", get(get_status_page)).nest("/api/v1", api).with_state(shown)
+    Router::new()
+        .route("/", get(get_status_page))
+        .route("/metrics/upstreams", get(get_upstream_metrics))
+        .nest("/api/v1", api)
+        .with_state(shown)
 }
 
 type Shared = State<Arc<AdminState>>;
@@ -225,6 +230,11 @@ async fn get_service(State(shown): Shared, Path(id): Path<String>) -> Result<Res
         }
     };
     shown.respond_off_runtime(answer).await
+}
+
+async fn get_upstream_metrics(State(shown): Shared, headers: HeaderMap) -> Response {
+    let reconcile = Arc::clone(&shown.status.borrow().reconcile);
+    respond_metrics(&headers, move |registry| register_upstreams(&reconcile.desired, registry)).await
 }
 
 async fn get_status_page(State(shown): Shared) -> Result<Response, StatusCode> {
