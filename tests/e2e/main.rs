@@ -50,6 +50,7 @@ mod many_keys;
 mod many_upstreams;
 mod new_services;
 mod no_restart_changes;
+mod observability;
 mod old_processes;
 mod once;
 mod operator;
