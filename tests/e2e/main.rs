@@ -73,6 +73,7 @@ mod restart_facts;
 mod rolling;
 mod rolling_reboot;
 mod routing;
+mod schemas;
 mod secure;
 mod settings;
 mod slow_expressions;

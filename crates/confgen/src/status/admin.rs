@@ -34,6 +34,9 @@ const FIGURES_LAST: Duration = Duration::from_millis(500);
 /// A request to the admin port waits no longer than this for HAProxy.
 const FIGURES_WITHIN: Duration = Duration::from_secs(2);
 
+/// The description of the API, which a test of `discovery` generates from the answers' types.
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
+
 /// An admin port that listens, and its address to call.
 pub struct Port {
     server: Server,
@@ -160,6 +163,7 @@ struct ChangesQuery {
 
 fn build_routes(shown: Arc<AdminState>) -> Router {
     let api = Router::new()
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)))
         .route("/status", get(async |State(shown): Shared| shown.respond_from_status(api::show_status)))
         .route("/quarantine", get(async |State(shown): Shared| shown.respond_from_status(api::show_quarantine)))
         .route("/history", get(async |State(shown): Shared| shown.respond_from_status(api::show_history)))
