@@ -81,6 +81,7 @@ mod state_dir;
 mod stats;
 mod store;
 mod takeover;
+mod trace_context;
 mod tutorial;
 mod units;
 mod upgrade;
