@@ -4,7 +4,8 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
 # A program or file that has to be there, and the Debian package it comes from. protoc's own .proto files are in a
-# package that protobuf-compiler only recommends.
+# package that protobuf-compiler only recommends. Where a machine starts services as it installs them, the package prometheus leaves one
+# on port 9090, which no test uses.
 NEEDS = cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev \
         haproxy:haproxy etcd:etcd-server etcdctl:etcd-client supervisord:supervisor curl:curl unshare:util-linux ip:iproute2 \
         pgrep:procps systemd-analyze:systemd openssl:openssl
@@ -72,7 +73,7 @@ demo: build ## The whole thing on this machine, on loopback ports of its own; Ct
 IGNORED = $(CARGO) test --workspace --test e2e --test it --test processes -- --ignored
 
 .PHONY: test
-test: NEEDS += iptables:iptables $(if $(DOCKER),debootstrap:debootstrap)
+test: NEEDS += iptables:iptables promtool:prometheus $(if $(DOCKER),debootstrap:debootstrap)
 test: deps ## Every test, against real etcd, HAProxy and supervisord; in namespaces and containers too where they can be made
 	CARGO="$(CARGO)" tests/run
 
@@ -109,7 +110,7 @@ lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagra
 test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone; test-haproxy-3.4: from experimental)
 
 .PHONY: test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4
-test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: NEEDS += patchelf:patchelf \
+test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: NEEDS += patchelf:patchelf promtool:prometheus \
         /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
 test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 	tests/fetch-haproxy $(SUITE_$*) $* target/haproxy-$*

@@ -116,6 +116,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 39] = [
         ],
     ),
     ("CONTRIBUTING.md", &[("Build and test", "make's targets"), ("Run one test", "they run tests")]),
+    ("docs/alerts.md", &[]),
     ("docs/announce.md", &[]),
     (
         "docs/ansible.md",
@@ -244,7 +245,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 39] = [
         ],
     ),
     ("docs/limits.md", &[]),
-    ("docs/metrics.md", &[]),
+    ("docs/metrics.md", &[("Colors and hosts", "a series and a query; observability.rs runs the dashboard's like")]),
     (
         "docs/migrate.md",
         &[("From confd and the old layout", "tutorial/howto.rs"), ("From a file of your own", "tutorial/howto.rs")],

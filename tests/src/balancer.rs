@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::described::check_answer;
 use crate::http::{Request, Response};
 use crate::supervisor::{Supervisor, said};
 use crate::{Etcd, PATIENCE, Place, Setup, until};
@@ -42,8 +43,14 @@ impl Balancer {
     ///
     /// # Errors
     /// When it can't be reached.
+    ///
+    /// # Panics
+    /// When a JSON answer is not as docs/openapi.json describes it.
+    #[track_caller]
     pub fn asked(&self, target: &str) -> io::Result<Response> {
-        Request::get("localhost", target).send(self.admin())
+        let answer = Request::get("localhost", target).send(self.admin())?;
+        check_answer(target, &answer);
+        Ok(answer)
     }
 
     /// The generated file's text, empty where there is none.

@@ -12,6 +12,7 @@ mod problems;
 pub(crate) mod series;
 pub(crate) mod share;
 mod tally;
+mod upstream_info;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -6,6 +6,7 @@
 mod access;
 mod args;
 mod escape;
+mod exposition;
 mod process;
 mod reloaded_file;
 mod routes;
@@ -15,5 +16,5 @@ mod tls;
 pub use access::{AccessRules, Token};
 pub use args::{AdminArgs, ArgsError, Config, Daemon, Listen};
 pub use process::register_log;
-pub use routes::{Probes, Pulse, build_routes};
+pub use routes::{Probes, Pulse, build_routes, respond_metrics};
 pub use serve::{Error, Server};

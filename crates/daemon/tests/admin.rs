@@ -125,9 +125,14 @@ async fn questions_by_its_own_name_are_answered() {
 #[tokio::test]
 async fn the_process_shows_its_metrics() {
     let port = Port::open(&[]).await;
-    let answer = port.ask(&request("GET", "/metrics", "Host: localhost\r\n")).await;
+    let classic = port.ask(&request("GET", "/metrics", "Host: localhost\r\n")).await;
+    assert_status(&classic, 200);
+    assert!(classic.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{classic}");
+    assert!(classic.contains("# TYPE process_cpu_seconds_total counter\n") && !classic.contains("# EOF"), "{classic}");
+    let accept = "Host: localhost\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let answer = port.ask(&request("GET", "/metrics", accept)).await;
     assert_status(&answer, 200);
-    assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
     let value = |name: &str| -> f64 {
         let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} in {answer}")).parse().unwrap()

@@ -27,10 +27,12 @@ const LONGEST: usize = 1536 * 1024;
 /// The value of `balancers/<node>`. Services are named as their sections are, `http-shop`, upstreams as HAProxy's log
 /// names a server, `http-shop/node-1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BalancerRecord {
     /// The cluster id of the store that the revisions belong to. It is printed as text, because many JSON readers lose
     /// precision above 2^53. Text and numbers are read.
     #[serde(serialize_with = "as_text", deserialize_with = "text_or_number")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub cluster: u64,
     /// The newest revision that confgen has received.
     #[serde(default)]
@@ -74,6 +76,7 @@ pub struct BalancerRecord {
 
 /// The keys that a balancer retains since the store was reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RetainedAfterReset {
     /// The revision at which the balancer found the store reset. 0 if it retains nothing.
     pub revision: i64,

@@ -4,6 +4,8 @@
 
 mod fields;
 mod log_entry;
+#[cfg(test)]
+mod schemas;
 mod slot;
 mod timestamp;
 
@@ -20,11 +22,14 @@ use crate::{Color, HostName, Refusal, UpstreamAddress};
 use fields::read_fields;
 
 pub use log_entry::{Author, LogEntry};
+#[cfg(test)]
+pub(crate) use schemas::tidy_schema;
 pub use slot::{Slot, SlotNumber, Standby, StandbyReason};
 pub use timestamp::Timestamp;
 
 /// A server's weight, 0 to 256 as in HAProxy (configuration manual, section 5.2, `weight`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(extend("maximum" = 256)))]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Weight(u16);
 
@@ -78,6 +83,7 @@ impl fmt::Display for Weight {
 
 /// The state that an announcer gives its upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum UpstreamState {
     /// The upstream takes requests.
@@ -91,14 +97,17 @@ pub enum UpstreamState {
 
 /// An upstream's record: `172.17.8.101:8000`, or JSON with the same and more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Upstream {
     /// The address that HAProxy connects to.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub address: UpstreamAddress,
     /// The share among the upstreams of its color.
     #[serde(skip_serializing_if = "is_default")]
     pub weight: Weight,
     /// The deployment that the upstream belongs to. `None` serves only while the service has no `active`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub color: Option<Color>,
     /// The state that the announcer wrote.
     #[serde(skip_serializing_if = "is_default")]
@@ -111,6 +120,7 @@ pub struct Upstream {
     pub permanent: bool,
     /// The host that the upstream runs on. No balancer needs it. `discoverctl drain --host` selects upstreams by it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub host: Option<HostName>,
     /// Fields with an unknown name, for `discoverctl lint`.
     #[serde(skip)]
@@ -119,6 +129,7 @@ pub struct Upstream {
 
 /// An operator's override of an upstream. It outlives the announcer's writes and the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Override {
     /// The state that HAProxy gives the upstream. `None` leaves the record's state.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +140,7 @@ pub struct Override {
     /// The host that was taken out as a whole, by `discoverctl drain --host` or `maint --host`. `ready --host` takes back only
     /// overrides that name the host. `None` for an override of this upstream alone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub host: Option<HostName>,
     /// Fields with an unknown name, for `discoverctl lint`.
     #[serde(skip)]
@@ -137,6 +149,7 @@ pub struct Override {
 
 /// The state of an override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OverrideState {
     /// HAProxy sends no new client. Clients with a cookie for this upstream stay.

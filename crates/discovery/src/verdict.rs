@@ -10,6 +10,7 @@ use crate::{Active, Kind, Override, OverrideState, ServiceId, Upstream, Upstream
 /// The cause why an upstream gets no new requests, or a note. The order of the variants is the order in which a request
 /// meets the causes. The first that applies is the verdict's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(from = "String", into = "String")]
 pub enum Cause {
     /// No key is below `balancers/`.
@@ -176,6 +177,7 @@ impl From<Cause> for String {
 
 /// A cause, with a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reason {
     /// The cause, for programs.
     pub cause: Cause,
@@ -193,6 +195,7 @@ impl Reason {
 
 /// The verdict on one upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// True if the upstream gets new requests. `None` if the balancer can't tell.
     pub gets_requests: Option<bool>,

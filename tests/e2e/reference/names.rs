@@ -31,7 +31,8 @@ const FOREIGN: [&str; 17] = [
 ];
 
 /// Folders of the checkout that a path in a page begins with.
-const FOLDERS: [&str; 7] = ["crates/", "tests/", "units/", "docs/", "templates/", "vagrant/", "ansible/"];
+const FOLDERS: [&str; 8] =
+    ["crates/", "tests/", "units/", "docs/", "templates/", "vagrant/", "ansible/", "observability/"];
 
 /// All files of the checkout, without what is built or hidden.
 fn files() -> BTreeSet<String> {

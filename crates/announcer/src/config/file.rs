@@ -1,5 +1,8 @@
 //! Reads the config file. Errors name its line and key. It checks only syntax.
 
+#[cfg(test)]
+pub(crate) mod schema;
+
 use std::{fmt, io, io::ErrorKind, path::Path};
 
 use serde::Deserialize;
@@ -39,11 +42,16 @@ pub(crate) enum FileError {
     Empty { file: String },
 }
 
+/// The file's tables.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "announcer.toml"))]
 // A misspelt key must not be ignored: the upstream would be announced otherwise than it was meant.
 #[serde(deny_unknown_fields)]
 struct Content {
+    /// An upstream, its service and its checks
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<Announce>"))]
     announce: Vec<Spanned<Announce>>,
 }
 

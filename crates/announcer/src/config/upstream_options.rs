@@ -14,10 +14,12 @@ use crate::health::check::Checks;
 
 /// An upstream, its service and its checks. A file has the options' names as keys.
 #[derive(Clone, Debug, clap::Args, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Announce {
     /// Name the service [default: the first domain, which must not be a wildcard]
     #[arg(long, env = "ANNOUNCER_SERVICE", value_name = "NAME", help_heading = "Service")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) service: Option<ServiceName>,
     /// Set the service's type: http is routed by host and path, tcp has its own ports
     #[arg(long = "type", env = "ANNOUNCER_TYPE", value_name = "TYPE", default_value = "http")]
@@ -27,10 +29,12 @@ pub(crate) struct Announce {
     /// Serve these host names, several by commas; `*.example.com` stands for one label
     #[arg(long, env = "ANNOUNCER_DOMAIN", value_name = "HOST", help_heading = "Service")]
     #[serde(deserialize_with = "one_or_several")]
+    #[cfg_attr(test, schemars(with = "crate::config::file::schema::OneOrSeveral"))]
     pub(crate) domain: Vec<String>,
     /// Serve these path prefixes, several by commas [default: all]
     #[arg(long, env = "ANNOUNCER_PATH", value_name = "PATH", help_heading = "Service")]
     #[serde(deserialize_with = "one_or_several")]
+    #[cfg_attr(test, schemars(with = "crate::config::file::schema::OneOrSeveral"))]
     pub(crate) path: Vec<String>,
     /// Set the service's TLS mode: both, terminate, off, passthrough, reencrypt
     #[arg(long, env = "ANNOUNCER_TLS", value_name = "MODE", help_heading = "Service")]
@@ -38,11 +42,13 @@ pub(crate) struct Announce {
     /// Have balancers bind these for a TCP service: 3306, *:3306, 10.0.0.5:3306, several by commas
     #[arg(long, env = "ANNOUNCER_PORTS", value_name = "BIND", help_heading = "Service")]
     #[serde(deserialize_with = "one_or_several")]
+    #[cfg_attr(test, schemars(with = "crate::config::file::schema::OneOrSeveral"))]
     pub(crate) ports: Vec<String>,
     /// Write any setting of the service: `--set balance=leastconn --set maxconn=100`; by semicolons in the variable
     #[arg(long = "set", env = "ANNOUNCER_SET", value_name = "KEY=VALUE", value_delimiter = ';')]
     #[arg(help_heading = "Service")]
     #[serde(rename = "set", deserialize_with = "pairs")]
+    #[cfg_attr(test, schemars(with = "crate::config::file::schema::Pairs"))]
     pub(crate) settings: Vec<String>,
     /// Overwrite settings that differ, instead of only logging the difference
     #[arg(long, env = "ANNOUNCER_UPDATE", value_parser = FalseyValueParser::new(), help_heading = "Service")]
@@ -50,6 +56,7 @@ pub(crate) struct Announce {
 
     /// Announce this address. With --port and a command, --port is where the app listens on this host
     #[arg(long, env = "ANNOUNCER_UPSTREAM", value_name = "IP:PORT", help_heading = "Upstream")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) upstream: Option<UpstreamAddress>,
     /// Announce this port; the address is --interface's, else COREOS_PRIVATE_IPV4, else the one used towards etcd
     #[arg(long, env = "ANNOUNCER_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -60,15 +67,19 @@ pub(crate) struct Announce {
     pub(crate) interface: Option<String>,
     /// Name the upstream within the service [default: HOSTNAME-PORT]
     #[arg(long, env = "ANNOUNCER_ID", value_name = "NAME", help_heading = "Upstream")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) id: Option<UpstreamId>,
     /// Set its share of requests among the upstreams of its color, 0 to 256
     #[arg(long, env = "ANNOUNCER_WEIGHT", value_name = "N", default_value_t, help_heading = "Upstream")]
+    #[cfg_attr(test, schemars(with = "u16"))]
     pub(crate) weight: Weight,
     /// Name the deployment that it belongs to: blue, green
     #[arg(long, env = "ANNOUNCER_COLOR", value_name = "NAME", help_heading = "Upstream")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) color: Option<Color>,
     /// Name the host in the record, for `discoverctl drain --host` [default: HOSTNAME]
     #[arg(long, env = "ANNOUNCER_HOST_NAME", value_name = "NAME", help_heading = "Upstream")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) host_name: Option<HostName>,
     /// Take the id over at once from another address, instead of waiting until its lease ends
     #[arg(long, env = "ANNOUNCER_TAKEOVER", value_parser = FalseyValueParser::new(), help_heading = "Upstream")]
@@ -83,14 +94,17 @@ pub(crate) struct Announce {
     /// and any other app counts as working.
     #[arg(long, env = "ANNOUNCER_CHECK", value_name = "CHECK", help_heading = "Checks")]
     #[serde(deserialize_with = "one_or_several")]
+    #[cfg_attr(test, schemars(with = "crate::config::file::schema::OneOrSeveral"))]
     pub(crate) check: Vec<String>,
     /// Check at this interval. Until the app first works, check at least every 200ms
     #[arg(long, env = "ANNOUNCER_CHECK_INTERVAL", value_name = "TIME", default_value_t = Self::CHECKS.0)]
     #[arg(help_heading = "Checks")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) check_interval: Time,
     /// Fail a check that takes longer; a command's process group is killed then
     #[arg(long, env = "ANNOUNCER_CHECK_TIMEOUT", value_name = "TIME", default_value_t = Self::CHECKS.1)]
     #[arg(help_heading = "Checks")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) check_timeout: Time,
     /// Count the app as working after this number of passed checks in a row
     #[arg(long, env = "ANNOUNCER_CHECK_RISE", value_name = "N", default_value_t = Checks::THRESHOLDS.rise)]
@@ -103,6 +117,7 @@ pub(crate) struct Announce {
     /// Log a warning if the app doesn't work after this time
     #[arg(long, env = "ANNOUNCER_CHECK_GRACE", value_name = "TIME", default_value_t = Self::CHECKS.2)]
     #[arg(help_heading = "Checks")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) check_grace: Time,
     /// Use this method for HTTP checks [default: GET]
     #[arg(long, env = "ANNOUNCER_CHECK_METHOD", value_name = "METHOD", help_heading = "Checks")]
@@ -110,11 +125,13 @@ pub(crate) struct Announce {
     /// Pass HTTP checks with these statuses: 200, 200-299
     #[arg(long, env = "ANNOUNCER_CHECK_STATUS", value_name = "STATUS", default_value_t, help_heading = "Checks")]
     #[serde(deserialize_with = "parsed")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) check_status: StatusRange,
     /// Send this header with HTTP checks; may be repeated
     #[arg(long, env = "ANNOUNCER_CHECK_HEADER", value_name = "'NAME: VALUE'", help_heading = "Checks")]
     #[arg(hide_env_values = true)]
     #[serde(deserialize_with = "one_or_several")]
+    #[cfg_attr(test, schemars(with = "crate::config::file::schema::OneOrSeveral"))]
     pub(crate) check_header: Vec<String>,
     /// Send this Host with HTTP checks, and expect it in an https certificate [default: the URL's]
     #[arg(long, env = "ANNOUNCER_CHECK_HOST", value_name = "HOST", help_heading = "Checks")]
@@ -168,6 +185,7 @@ impl Default for Announce {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ServiceType {
     Http,

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use daemon::admin::{Config, Error, Probes, Pulse, Server};
+use daemon::admin::{Config, Error, Probes, Pulse, Server, respond_metrics};
 use discovery::balancer_api::{Changes, Identity};
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
@@ -29,6 +29,7 @@ use crate::status::api;
 use crate::status::api::Counted;
 use crate::status::balancer_record::to_balancer_record;
 use crate::status::problems::show_problems;
+use crate::status::upstream_info::register_upstreams;
 use crate::status::{HistoryEntry, Status};
 
 /// All requests within this get the same figures, unless an action ended meanwhile. HAProxy's answer for 10,000 servers has some
@@ -36,6 +37,9 @@ use crate::status::{HistoryEntry, Status};
 const FIGURES_LAST: Duration = Duration::from_millis(500);
 /// A request to the admin port waits no longer than this for HAProxy.
 const FIGURES_WITHIN: Duration = Duration::from_secs(2);
+
+/// The description of the API, which a test of `discovery` generates from the answers' types.
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 
 /// The sources of the answers besides the status and HAProxy.
 pub struct Sources {
@@ -177,6 +181,7 @@ struct ChangesQuery {
 
 fn build_routes(shown: Arc<AdminState>) -> Router {
     let api = Router::new()
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)))
         .route("/status", get(async |State(shown): Shared| shown.respond_from_status(api::show_status)))
         .route("/quarantine", get(async |State(shown): Shared| shown.respond_from_status(api::show_quarantine)))
         .route("/history", get(async |State(shown): Shared| shown.respond_from_status(api::show_history)))
@@ -195,7 +200,10 @@ fn build_routes(shown: Arc<AdminState>) -> Router {
         .fallback(async |State(shown): Shared| {
             (StatusCode::NOT_FOUND, shown.respond_from_status(|_| error_body("no such path")))
         });
-    pages::build_page_routes().nest("/api/v1", api).with_state(shown)
+    pages::build_page_routes()
+        .route("/metrics/upstreams", get(get_upstream_metrics))
+        .nest("/api/v1", api)
+        .with_state(shown)
 }
 
 type Shared = State<Arc<AdminState>>;
@@ -250,6 +258,11 @@ async fn get_service(State(shown): Shared, Path(id): Path<String>) -> Result<Res
         }
     };
     shown.respond_off_runtime(answer).await
+}
+
+async fn get_upstream_metrics(State(shown): Shared, headers: HeaderMap) -> Response {
+    let reconcile = Arc::clone(&shown.status.borrow().reconcile);
+    respond_metrics(&headers, move |registry| register_upstreams(&reconcile.desired, registry)).await
 }
 
 /// An answer with the identity of its balancer and store.

@@ -11,6 +11,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use program::text::{escape_json, escape_lines};
 
+use super::exposition::CLASSIC_TYPE;
+
 /// Runs a request, and escapes the answer. Names and reasons in it come from the store, from apps and from files.
 pub(super) async fn escape_answer(request: Request, next: Next) -> Response {
     let (mut head, body) = next.run(request).await.into_parts();
@@ -43,6 +45,7 @@ type Escape = fn(&str) -> Cow<'_, str>;
 /// The way in which an answer of this content type shows a hidden character.
 fn find_escape(kind: &str) -> Option<Escape> {
     match kind.split(';').next().unwrap_or_default() {
+        _ if kind == CLASSIC_TYPE => Some(escape_metrics),
         "application/json" => Some(escape_json),
         "application/openmetrics-text" => Some(escape_metrics),
         // A stream of events has no end, and nothing from the store.
@@ -52,7 +55,7 @@ fn find_escape(kind: &str) -> Option<Escape> {
     }
 }
 
-/// Escapes hidden characters in OpenMetrics. They stand in the values of labels, where a backslash is written twice.
+/// Escapes hidden characters in metrics. They stand in the values of labels, where a backslash is written twice.
 fn escape_metrics(text: &str) -> Cow<'_, str> {
     if matches!(escape_lines(text), Cow::Borrowed(_)) {
         return Cow::Borrowed(text);
@@ -79,10 +82,9 @@ mod tests {
         assert_eq!(shown("text/html", "é\n").as_deref(), Some("é\n"));
         assert_eq!(shown("application/json", "\"\u{9b}\u{202e}\"").as_deref(), Some(r#""\u009b\u202e""#));
         let metrics = "x{file=\"a\u{1b}b\\\\\"} 1\n";
-        assert_eq!(
-            shown("application/openmetrics-text; version=1.0.0", metrics).as_deref(),
-            Some("x{file=\"a\\\\u{1b}b\\\\\"} 1\n")
-        );
+        for kind in ["application/openmetrics-text; version=1.0.0", CLASSIC_TYPE] {
+            assert_eq!(shown(kind, metrics).as_deref(), Some("x{file=\"a\\\\u{1b}b\\\\\"} 1\n"), "{kind}");
+        }
         assert_eq!(shown("image/png", text), None);
         assert_eq!(shown("text/event-stream", text), None);
     }

@@ -6,20 +6,18 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use program::text::escape_line;
 use prometheus_client::registry::Registry;
 
+use super::exposition::{Format, to_classic};
 use super::process;
 
 /// A loop without a turn for this long hangs: its slowest step takes milliseconds.
 const LIVE_WITHIN: Duration = Duration::from_secs(10);
-
-/// Content type of OpenMetrics. Prometheus asks for it, and curl shows it as text.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers that differ between daemons. Called beside a daemon's loop, for which they must not wait.
 pub trait Probes: Send + Sync + 'static {
@@ -84,21 +82,36 @@ async fn answer_ready(State(probes): State<Arc<dyn Probes>>) -> Response {
     }
 }
 
-async fn answer_metrics(State(probes): State<Arc<dyn Probes>>) -> Response {
-    // Off the runtime: it reads /proc, and a daemon's own metrics may block.
-    match tokio::task::spawn_blocking(move || encode_metrics(&*probes)).await {
-        Ok(Ok(text)) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+async fn answer_metrics(State(probes): State<Arc<dyn Probes>>, headers: HeaderMap) -> Response {
+    let register = move |registry: &mut Registry| {
+        probes.register_metrics(registry);
+        process::register_process(registry);
+    };
+    respond_metrics(&headers, register).await
+}
+
+/// Answers with metrics, in the format that a request's headers prefer. The registry is new, so that each answer shows the state of
+/// its own moment. `register` fills it off the runtime, so it may block.
+pub async fn respond_metrics(headers: &HeaderMap, register: impl FnOnce(&mut Registry) + Send + 'static) -> Response {
+    let format = Format::choose(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
+    let encoded = tokio::task::spawn_blocking(move || {
+        let mut registry = Registry::default();
+        register(&mut registry);
+        encode_metrics(&registry, format)
+    });
+    match encoded.await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Ok(Err(_)) | Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-/// All metrics as OpenMetrics text, from a new registry: each answer shows the state of its own moment.
-fn encode_metrics(probes: &dyn Probes) -> Result<String, std::fmt::Error> {
-    let mut registry = Registry::default();
-    probes.register_metrics(&mut registry);
-    process::register_process(&mut registry);
+fn encode_metrics(registry: &Registry, format: Format) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| text)
+    prometheus_client::encoding::text::encode(&mut text, registry)?;
+    Ok(match format {
+        Format::Classic => to_classic(&text),
+        Format::OpenMetrics => text,
+    })
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub use upstream::{Announced, Imposed, Preview, Traffic, Upstream, Upstreams};
 /// The balancer and the store that an answer is about. Every answer has it as `identity`: one URL may lead to different
 /// balancers, as 127.0.0.1 does on every host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Identity {
     /// The balancer's name: `--node` of its confgen.

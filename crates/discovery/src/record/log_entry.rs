@@ -17,6 +17,7 @@ const MOST_KEYS: usize = 20;
 
 /// The writer of a change, as discoverctl names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Author {
     /// The user on `host`. For a command under `sudo`, the user that called `sudo`.
@@ -31,6 +32,7 @@ pub struct Author {
 
 /// The value of `log/<time>-<random>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LogEntry {
     /// The time just before the write, by the writer's clock: RFC 3339 in UTC.
     pub time: String,

@@ -47,11 +47,14 @@ impl fmt::Display for SlotNumber {
 /// lease. Unknown fields are ignored, so that a newer announcer may add some. None may be called `address`: releases that
 /// know no slots would take the key for an upstream's record in a wrong folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Slot {
     /// The name of the copy's upstream, whose record comes once the copy works.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub id: UpstreamId,
     /// The host that the copy runs on. `None` if the announcer doesn't know its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub host: Option<HostName>,
     /// The number of copies that the announcer was told to have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,6 +67,7 @@ pub struct Slot {
     pub leaving: bool,
     /// The copy that starts to take the slot over. `None` before one does, and for a slot that isn't leaving.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub successor: Option<UpstreamId>,
 }
 
@@ -84,9 +88,11 @@ impl fmt::Display for Slot {
 /// The value of `standby/<id>`: a copy of the service that doesn't run, and waits for a slot. Its announcer writes it under its
 /// lease. Unknown fields are ignored, and none may be called `address`, as with [`Slot`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Standby {
     /// The host that the copy would run on. `None` if the announcer doesn't know its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub host: Option<HostName>,
     /// Among copies on hosts without a running copy, the one with the highest number gets a free slot.
     #[serde(default, skip_serializing_if = "super::is_default")]
@@ -107,6 +113,7 @@ pub struct Standby {
 
 /// The reason why a copy doesn't run, as its announcer says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StandbyReason {
     /// All slots are taken.

@@ -10,6 +10,7 @@ use crate::Refusal;
 
 /// A point in time between the years 1970 and 9999, in whole seconds: `2026-11-30T10:13:06Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(u64);
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The answer to `/api/v1/certificates`: files and hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Certificates {
     /// The accepted certificates. Some of them may serve no name.
@@ -20,6 +21,7 @@ pub struct Certificates {
 
 /// One certificate with its key, as a file has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Certificate {
     /// The path of its file on the balancer.
@@ -44,6 +46,7 @@ pub struct Certificate {
 
 /// A host that HAProxy ends TLS for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Host {
     /// The host's name, or `*.` and the domain below which it stands for every host.
@@ -60,6 +63,7 @@ pub struct Host {
 
 /// A certificate that serves a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ServedBy {
     /// The path of its file on the balancer.

@@ -6,6 +6,7 @@ use crate::Author;
 
 /// The answer to `/api/v1/changes`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Changes {
     /// The changes, the oldest first.
@@ -22,6 +23,7 @@ pub struct Changes {
 
 /// The change of one key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct AppliedChange {
     /// The time at which confgen learned of the change, RFC 3339 in UTC.

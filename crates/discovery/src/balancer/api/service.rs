@@ -9,6 +9,7 @@ use crate::claim::Claim;
 
 /// The answer to `/api/v1/services`: services without their upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Services {
     /// The error if HAProxy doesn't answer; None if it does. With an error no service has `haproxy`.
@@ -21,6 +22,7 @@ pub struct Services {
 
 /// One service at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Service {
     /// The name of its section in haproxy.cfg: `http-shop`.
@@ -76,6 +78,7 @@ impl Service {
 
 /// A color that can be previewed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PreviewColor {
     /// The color, as records name it.
@@ -92,6 +95,7 @@ pub struct PreviewColor {
 
 /// One host with one path prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Route {
     /// The host's name, or `*.` and the domain below which it stands for every host.
@@ -102,6 +106,7 @@ pub struct Route {
 
 /// The numbers of a service's upstreams, by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct UpstreamCounts {
     /// All upstreams of the service, retained ones included.
@@ -114,6 +119,7 @@ pub struct UpstreamCounts {
 
 /// The answer to `/api/v1/services/{id}`: one service with its upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ServiceInFull {
     /// The error if HAProxy doesn't answer; None if it does. With an error no upstream has `haproxy`, and `balanced` is None.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The answer to `/api/v1/status`: the balancer at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Status {
     /// confgen's release, as `confgen --version` prints it.
@@ -42,6 +43,7 @@ pub struct Status {
 
 /// An action that has begun and not ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct UnfinishedAct {
     /// `start`, `look`, `runtime`, `file` or `restart`.
@@ -54,6 +56,7 @@ pub struct UnfinishedAct {
 
 /// The state of the operator's own files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FilesStatus {
     /// The reason why HAProxy or confgen rejects the files. The files that were accepted last count meanwhile. None if they are good.
@@ -66,6 +69,7 @@ pub struct FilesStatus {
 
 /// The connection to etcd, as confgen has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct StoreStatus {
     /// confgen follows the store at this moment.
@@ -80,6 +84,7 @@ pub struct StoreStatus {
 
 /// The HAProxy that answers on the Runtime API.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct HaproxyStatus {
     /// The process id of the worker.
@@ -94,6 +99,7 @@ pub struct HaproxyStatus {
 
 /// HAProxy processes that a restart has left to finish their requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct OldProcesses {
     /// The number of such processes.
@@ -114,6 +120,7 @@ pub struct OldProcesses {
 
 /// A HAProxy process that finishes its last requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct OldProcess {
     /// The process id of the worker.
@@ -128,6 +135,7 @@ pub struct OldProcess {
 
 /// Old HAProxy processes that handover has ended before their last connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CutOff {
     /// The number of processes.
@@ -140,6 +148,7 @@ pub struct CutOff {
 
 /// The answer to `/api/v1/quarantine`: all quarantined keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Quarantine {
     /// The reason by key. Keys are relative to the prefix.
@@ -148,6 +157,7 @@ pub struct Quarantine {
 
 /// The answer to `/api/v1/history`: the last actions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct History {
     /// At most 200 actions, newest first.
@@ -156,6 +166,7 @@ pub struct History {
 
 /// An action that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Act {
     /// The time at which it began, RFC 3339.

@@ -1,3 +1,5 @@
+mod openapi;
+
 use std::fmt::Debug;
 
 use serde::Serialize;

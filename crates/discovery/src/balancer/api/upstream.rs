@@ -6,6 +6,7 @@ use crate::verdict::Verdict;
 
 /// The answer to `/api/v1/upstreams`: all of them, or those of `?service=http-shop`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Upstreams {
     /// The error if HAProxy doesn't answer; None if it does. With an error no upstream has `haproxy`, and `balanced` is None.
@@ -18,6 +19,7 @@ pub struct Upstreams {
 
 /// One upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Upstream {
     /// The section of its service in haproxy.cfg: `http-shop`.
@@ -68,6 +70,7 @@ pub struct Upstream {
 
 /// An upstream in the section for previews of its color.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Preview {
     /// The name of that section: `http-shop:preview-green`.
@@ -84,6 +87,7 @@ pub struct Preview {
 
 /// The state and weight of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Announced {
     /// `ready`, `drain` or `down`, as the announcer wrote it.
@@ -94,6 +98,7 @@ pub struct Announced {
 
 /// The state and weight of an override.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Imposed {
     /// `drain` or `maint`; None if the override sets no state.
@@ -104,6 +109,7 @@ pub struct Imposed {
 
 /// HAProxy's counters of one backend or server since its process started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Traffic {
     /// HAProxy's own word: `UP`, `DOWN`, `DRAIN`, `MAINT`, `no check` and more.
