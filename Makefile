@@ -65,7 +65,7 @@ build: deps ## Build everything, for development
 	$(CARGO) build --workspace --bins
 
 .PHONY: demo
-demo: build ## The whole thing on this machine, on loopback ports of its own; Ctrl-C ends it
+demo: build ## The whole thing on this machine, on loopback ports of its own, with a walk-through; Ctrl-C ends it
 	@exec $(DEBUG)/demo
 
 # Those that are ignored otherwise. Without all three, cargo builds the libraries with fewer features, and so once more.

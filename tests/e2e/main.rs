@@ -20,6 +20,7 @@ mod change_burst;
 mod client_headers;
 mod container;
 mod crowd;
+mod demo;
 mod discoverctl;
 mod drift_repair;
 mod early;
