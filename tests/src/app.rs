@@ -50,7 +50,11 @@ impl App {
 
     /// Starts the app and doesn't wait for it.
     pub fn launch(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
-        let address = free_address();
+        Self::launch_at(free_address(), name, announce, flags)
+    }
+
+    /// The same at this address.
+    pub fn launch_at(address: SocketAddr, name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
         let mut command = match announce {
             None => Command::new(bin("webapp")),
             Some(Announce { etcd, flags }) => {

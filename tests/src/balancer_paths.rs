@@ -4,7 +4,7 @@ use std::fs::create_dir;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::{Scratch, free_port};
+use crate::Scratch;
 
 /// A balancer's folder and ports, from before it runs.
 pub struct Place {
@@ -13,13 +13,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// With the folders that each balancer has.
-    pub(crate) fn new() -> Self {
+    /// With the folders that each balancer has, and these ports: HTTP, HTTPS, the stats page, confgen's admin port.
+    pub(crate) fn with_ports(ports: [u16; 4]) -> Self {
         let folder = Scratch::new();
         for name in ["conf.d", "certs", "ca", "state"] {
             create_dir(folder.join(name)).expect("a folder of the balancer");
         }
-        Self { folder, ports: std::array::from_fn(|_| free_port()) }
+        Self { folder, ports }
     }
 
     /// Where HTTP is served.

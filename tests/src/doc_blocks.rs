@@ -26,7 +26,12 @@ impl Page {
     /// When it isn't there.
     pub fn read(name: &str) -> Self {
         let text = read_to_string(format!("{SOURCE}/{name}")).unwrap_or_else(|error| panic!("{name}: {error}"));
-        Self { name: name.to_owned(), blocks: blocks(&text) }
+        Self::parse(name, &text)
+    }
+
+    /// The same for a text that a program printed.
+    pub fn parse(name: &str, text: &str) -> Self {
+        Self { name: name.to_owned(), blocks: blocks(text) }
     }
 
     /// The headings that have blocks below them, in their order.

@@ -88,6 +88,12 @@ impl Etcd {
         Self::with_nodes(3, None, &[])
     }
 
+    /// Starts a single node on these ports, the clients' and the peers', and waits until it answers.
+    pub fn on_ports(client: u16, peer: u16) -> Self {
+        let node = Node { name: "etcd0".to_owned(), scheme: "http", outside: None, client, peer, process: None };
+        Self::launch_all(vec![node], Vec::new())
+    }
+
     fn with_nodes(count: usize, outside: Option<Ipv4Addr>, flags: &[&str]) -> Self {
         let scheme = if flags.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
         let flags = flags.iter().map(ToString::to_string).collect();
@@ -99,7 +105,11 @@ impl Etcd {
             peer: free_port(),
             process: None,
         };
-        let nodes = (0..count).map(node).collect();
+        Self::launch_all((0..count).map(node).collect(), flags)
+    }
+
+    fn launch_all(nodes: Vec<Node>, flags: Vec<String>) -> Self {
+        let count = nodes.len();
         let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned(), flags };
         for index in 0..count {
             etcd.launch(index);

@@ -18,13 +18,25 @@ static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(PORTS);
-        let name = UnixAddr::from_abstract_name(format!("haproxy-discover-lab-port-{port}")).expect("a short name");
-        let Ok(reservation) = UnixListener::bind_addr(&name) else { continue };
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            RESERVED.lock().expect("the list of reserved ports").push(reservation);
+        if reserve(port) {
             return port;
         }
     }
+}
+
+/// This port if it is free, or else another one, with the same promise.
+pub fn port_or_free(wanted: u16) -> u16 {
+    if reserve(wanted) { wanted } else { free_port() }
+}
+
+fn reserve(port: u16) -> bool {
+    let name = UnixAddr::from_abstract_name(format!("haproxy-discover-lab-port-{port}")).expect("a short name");
+    let Ok(reservation) = UnixListener::bind_addr(&name) else { return false };
+    let is_free = TcpListener::bind(("0.0.0.0", port)).is_ok();
+    if is_free {
+        RESERVED.lock().expect("the list of reserved ports").push(reservation);
+    }
+    is_free
 }
 
 /// An address of loopback with such a port.
@@ -37,6 +49,17 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_replaced() {
+        let wanted = free_port();
+        assert_ne!(port_or_free(wanted), wanted, "this process has reserved it");
+        let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert_ne!(port_or_free(port), port, "something listens on it");
+        drop(taken);
+        assert_eq!(port_or_free(port), port);
+    }
 
     #[test]
     fn no_port_is_given_twice() {

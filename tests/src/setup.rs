@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 
 use crate::balancer::Balancer;
 use crate::supervisor::{Program, Supervisor};
-use crate::{Etcd, PATIENCE, Place, Syslog, bin, until};
+use crate::{Etcd, PATIENCE, Place, Syslog, bin, free_port, until};
 
 /// supervisord's own settings give a program up after three quick deaths, which some tests are about.
 const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
@@ -43,8 +43,13 @@ impl Default for Setup {
 impl Setup {
     /// HAProxy under handover, without confgen: `haproxy.cfg` is for the test to write.
     pub fn new() -> Self {
+        Self::at(std::array::from_fn(|_| free_port()))
+    }
+
+    /// The same on these ports: HTTP, HTTPS, the stats page, confgen's admin port.
+    pub fn at(ports: [u16; 4]) -> Self {
         Self {
-            place: Place::new(),
+            place: Place::with_ports(ports),
             haproxy: "haproxy".to_owned(),
             handover: true,
             handover_flags: Vec::new(),
