@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, cpu_seconds, resident};
+use lab::{App, Balancer, Etcd, Pid, cpu_seconds, own_memory, resident};
 
 use crate::Options;
 use crate::floor::Floor;
@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// confgen counts the servers of each section once after its start, 500 servers at a time every 2 s: 40 s for 10,000.
 const START: Duration = Duration::from_secs(45);
 
-/// How long confgen's CPU time is measured without a change. What time alone costs is no part of a change's cost.
-const REST: Duration = Duration::from_secs(30);
+/// How long confgen's CPU time is measured without a change. With 10,000 upstreams a look for manual changes comes every 20 s.
+const REST: Duration = Duration::from_secs(62);
 
 /// The probed service has one upstream, so that no turns blur it.
 pub fn measure(options: &Options, report: &mut Report) {
@@ -38,19 +38,24 @@ fn measure_at(size: usize, rounds: usize, report: &mut Report) {
     let before = cpu_seconds(confgen);
     sleep(REST);
     let rest = (cpu_seconds(confgen) - before) / REST.as_secs_f64();
-    let (before, start) = (cpu_seconds(confgen), Instant::now());
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..=rounds {
-        sleep(quiet_time(size));
-        ours.push(come_and_go(&etcd, "http-services/probe/upstreams/probe", &app, &balancer));
-        sleep(quiet_time(size));
-        theirs.push(come_and_go(&etcd, "/floor/http-probe/probe", &app, &floor.balancer));
-    }
-    // The last change's file is written too.
+    let (mut ours, mut theirs, mut changes, mut pauses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     sleep(quiet_time(size));
-    // Each round is two changes: the server comes, and goes.
-    let changing = cpu_seconds(confgen) - before - rest * start.elapsed().as_secs_f64();
-    let cpu = changing * 1_000.0 / (2 * (rounds + 1)) as f64;
+    for _ in 0..=rounds {
+        pauses.push(cpu_during(confgen, quiet_time(size), || ()).1);
+        let key = "http-services/probe/upstreams/probe";
+        let (came, cpu) = cpu_during(confgen, quiet_time(size), || come(&etcd, key, &app, &balancer));
+        changes.push(cpu);
+        let (went, cpu) = cpu_during(confgen, quiet_time(size), || go(&etcd, key, &balancer));
+        changes.push(cpu);
+        ours.push(Trip { came, went });
+        let key = "/floor/http-probe/probe";
+        let came = come(&etcd, key, &app, &floor.balancer);
+        sleep(Duration::from_millis(300));
+        theirs.push(Trip { came, went: go(&etcd, key, &floor.balancer) });
+    }
+    // What time alone costs is no part of a change's cost. In medians, because a look for manual changes may be in any of the times.
+    let pause = Samples::new(pauses).median();
+    let cpu = Samples::new(changes.into_iter().skip(2).map(|cpu| (cpu - pause) * 1_000.0));
     // The first round warms everything up.
     let row = |what: &str, of: fn(&Trip) -> Duration| Row {
         bench: "follow",
@@ -61,9 +66,12 @@ fn measure_at(size: usize, rounds: usize, report: &mut Report) {
     };
     report.add(row("announce → traffic, ms", |trip| trip.came));
     report.add(row("withdraw → last answer, ms", |trip| trip.went));
-    report.add_figure("follow", "confgen's CPU for a change, ms", Some(size), cpu);
+    let what = "confgen's CPU for a change, ms".to_owned();
+    report.add(Row { bench: "follow", what, size: Some(size), samples: cpu, floor: None });
     report.add_figure("follow", "confgen's CPU at rest, ms a second", Some(size), rest * 1_000.0);
-    report.add_figure("follow", "confgen's memory, MiB", Some(size), resident(confgen) as f64 / f64::from(1 << 20));
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    report.add_figure("follow", "confgen's memory, MiB", Some(size), mib(resident(confgen)));
+    report.add_figure("follow", "of that no file's, MiB", Some(size), mib(own_memory(confgen)));
 }
 
 /// Longer than the file's delay and HAProxy's check of it, so that each round finds confgen at rest.
@@ -77,20 +85,31 @@ struct Trip {
     went: Duration,
 }
 
-/// Writes the key and asks until the app answers, then deletes it and asks until it doesn't.
-fn come_and_go(etcd: &Etcd, key: &str, app: &App, balancer: &Balancer) -> Trip {
-    let answers = || {
-        let response = Request::get("probe.test", "/").send(balancer.http());
-        response.is_ok_and(|response| response.status == 200)
-    };
+/// Writes the key, and returns how long it took until the app answered.
+fn come(etcd: &Etcd, key: &str, app: &App, balancer: &Balancer) -> Duration {
     let start = Instant::now();
     etcd.put(key, app.address.to_string());
-    let came = ask_until(start, answers);
-    sleep(Duration::from_millis(300));
+    ask_until(start, || answers(balancer))
+}
+
+/// Deletes the key, and returns how long it took until no app answered.
+fn go(etcd: &Etcd, key: &str, balancer: &Balancer) -> Duration {
     let start = Instant::now();
     etcd.delete(key);
-    let went = ask_until(start, || !answers());
-    Trip { came, went }
+    ask_until(start, || !answers(balancer))
+}
+
+fn answers(balancer: &Balancer) -> bool {
+    let response = Request::get("probe.test", "/").send(balancer.http());
+    response.is_ok_and(|response| response.status == 200)
+}
+
+/// The CPU time of a process, in seconds, from the beginning of an act until this long after its end.
+fn cpu_during<T>(process: Pid, then: Duration, act: impl FnOnce() -> T) -> (T, f64) {
+    let before = cpu_seconds(process);
+    let result = act();
+    sleep(then);
+    (result, cpu_seconds(process) - before)
 }
 
 /// Asks every 200 µs until it holds.

@@ -80,7 +80,7 @@ pub use machine::Machine;
 pub use outlet::Outlet;
 pub use podman::Podman;
 pub use port::{free_address, free_port, port_or_free};
-pub use proc::{children, cpu_seconds, open_files, resident};
+pub use proc::{children, cpu_seconds, open_files, own_memory, resident};
 pub use process::Process;
 pub use records::Record;
 pub use scratch::{Scratch, write};

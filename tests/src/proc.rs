@@ -10,8 +10,20 @@ use nix::unistd::Pid;
 /// # Panics
 /// When there is no such process.
 pub fn resident(pid: Pid) -> u64 {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The part of its resident memory that is of no file, in bytes: heap, stacks, and what the loader has changed.
+///
+/// # Panics
+/// When there is no such process.
+pub fn own_memory(pid: Pid) -> u64 {
+    status_bytes(pid, "RssAnon:")
+}
+
+fn status_bytes(pid: Pid, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("its memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024
 }
 

@@ -62,7 +62,7 @@ pub async fn print_config(common: Common, at_revision: Option<i64>) -> anyhow::R
     for (key, reason) in publication.quarantined() {
         tracing::warn!(%key, %reason, "key quarantined");
     }
-    print_answer(&rendered.cfg)?;
+    print_answer(&rendered.cfg.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,7 +77,8 @@ pub async fn print_diff(common: Common) -> anyhow::Result<ExitCode> {
         let (before, after) = (String::from_utf8_lossy(&edit.before), String::from_utf8_lossy(&edit.after));
         (before.into_owned(), after.into_owned(), edit.path.display().to_string())
     });
-    let changed: Vec<_> = fills.chain([(old, rendered.cfg, path)]).filter(|(old, new, _)| old != new).collect();
+    let changed: Vec<_> =
+        fills.chain([(old, rendered.cfg.to_string(), path)]).filter(|(old, new, _)| old != new).collect();
     for (old, new, path) in &changed {
         print_answer(&format_diff(old, new, path, takes_colors(&io::stdout())))?;
     }

@@ -9,6 +9,7 @@ mod lease_lookup;
 pub(crate) mod malloc;
 mod observer;
 pub(crate) mod once;
+mod program_pages;
 mod reconciler_thread;
 mod scheduler;
 pub(crate) mod share;

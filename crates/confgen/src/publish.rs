@@ -197,7 +197,7 @@ impl Publication {
             return Ok(PublishOutcome::Blocked);
         }
         fills.iter().for_each(wait_for_quiet);
-        let filled = fills.iter().map(|due| stage_file(&due.real, &due.after, FILLED_MODE));
+        let filled = fills.iter().map(|due| stage_file(&due.real, [due.after.as_slice()], FILLED_MODE));
         let filled: Vec<StagedFile> = filled.collect::<Result<_, _>>()?;
         let cfg = self.state_dir.stage_config(rendered)?;
         let trial = StagedTrial::new(self, fills.iter().zip(&filled), &cfg);

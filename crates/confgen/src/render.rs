@@ -1,5 +1,6 @@
 //! Renders haproxy.cfg and its maps. Pure: no I/O, no clock, and the same view gives the same bytes.
 
+mod config_text;
 pub(crate) mod error_pages;
 mod internal_sockets;
 mod invariants;
@@ -11,7 +12,6 @@ pub(crate) mod shape;
 pub(crate) mod stats_hash;
 pub(crate) mod view;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use askama::Template;
 
+pub use crate::render::config_text::ConfigText;
+use crate::render::config_text::PLACES;
 use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::HttpErrorLine;
 use crate::render::invariants::check_invariants;
@@ -32,7 +34,7 @@ pub struct Rendered {
     /// See [`Generation::id`].
     pub generation_id: String,
     /// The content of haproxy.cfg, with a line feed at its end.
-    pub cfg: String,
+    pub cfg: ConfigText,
     pub maps: Arc<Maps>,
     pub pages: Arc<ErrorPages>,
     /// The fingerprint of the parts that only a restart changes.
@@ -56,21 +58,16 @@ struct Sections<'a> {
     http_shapes: &'a [String],
     /// The shapes of backends that pass TLS through.
     tcp_shapes: &'a [String],
-    http: &'a [Cow<'a, str>],
-    passthrough: &'a [Cow<'a, str>],
-    tcp: &'a [Cow<'a, str>],
+    /// The place of HTTP services, one of [`PLACES`].
+    http: &'static str,
+    /// The place of services that pass TLS through.
+    passthrough: &'static str,
+    /// The place of TCP services. Empty if there is none.
+    tcp: &'static str,
     /// Stubs are no part of the common part: a HAProxy that lacks one also lacks the operator's line that names it.
     stubs: &'a [Stub],
     /// The inner socket stays bound for the process before. No part of the common part, so this alone needs no restart.
     lingers: bool,
-}
-
-impl Sections<'_> {
-    /// The length of the services' sections in bytes.
-    fn length(&self) -> usize {
-        let sections = self.http.iter().chain(self.passthrough).chain(self.tcp);
-        sections.map(|section| section.len() + 1).sum()
-    }
 }
 
 impl HaproxyCfg<'_> {
@@ -114,10 +111,15 @@ pub fn render_config(
         of_base.map(|(_, text)| text.replace(shape::MAPS, &maps)).collect()
     };
     let (http_shapes, tcp_shapes) = (&of_base(shape::HTTP)[..], &of_base(shape::TCP)[..]);
-    let [http, passthrough, tcp] = &texts.list_sections(&maps);
+    let groups = texts.list_sections(&maps);
+    let [http, passthrough, tcp] = PLACES;
+    let tcp = if groups[2].is_empty() { "" } else { tcp };
     let View { stubs, lingers, .. } = view;
     let sections = Sections { http_shapes, tcp_shapes, http, passthrough, tcp, stubs, lingers: *lingers };
-    let cfg = render_file(view, sections, &maps, id)?;
+    let frame = HaproxyCfg { view, site: view.site, sections, maps: &maps, generation_id: id }.render()?;
+    let mut cfg = ConfigText::from_frame(&frame, groups);
+    // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
+    cfg.end_line();
     let fingerprint = if fingerprint.shapes == shapes {
         Arc::clone(fingerprint)
     } else {
@@ -131,21 +133,12 @@ pub fn render_config(
 pub fn render_frame(view: &View) -> Result<String, askama::Error> {
     // The file has the `defaults` for TCP only with such a service or with passthrough, and this text has no TCP section.
     let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
-    render_file(view, Sections::default(), "-", tcp)
-}
-
-fn render_file(view: &View, sections: Sections, maps: &str, generation_id: &str) -> Result<String, askama::Error> {
-    // A text of half a megabyte that grows is copied several times, and takes twice its size at the end.
-    let mut text = String::with_capacity(LENGTH_OF_REST + sections.length());
-    HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render_into(&mut text)?;
-    // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
+    let frame = HaproxyCfg { view, site: view.site, sections: Sections::default(), maps: "-", generation_id: tcp };
+    let mut text = frame.render()?;
     text.truncate(text.trim_end().len());
     text.push('\n');
     Ok(text)
 }
-
-/// The file without services has some 10 kB, unless the operator has many networks and error pages.
-const LENGTH_OF_REST: usize = 16 << 10;
 
 /// The value of `timeout http-keep-alive` in haproxy.cfg. The drain waits for it too.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(4);

@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 
 use crate::desired::LastKnownGood;
 use crate::operator_files::SourceFile;
-use crate::render::Rendered;
 use crate::render::restart_needed::ConfigFingerprint;
+use crate::render::{ConfigText, Rendered};
 use crate::store::PersistedStore;
 pub(crate) use atomic_file::{
     StagedFile, check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file,
@@ -133,10 +133,10 @@ impl StateDir {
     }
 
     /// True if haproxy.cfg has this content.
-    pub fn is_cfg(&self, content: &str) -> Result<bool, Error> {
+    pub fn is_cfg(&self, content: &ConfigText) -> Result<bool, Error> {
         // Before the content is read: an edit in between has another stamp.
         let stamp = Stamp::read(&self.cfg);
-        let is_same = match regular_file::has_content(&self.cfg, content.as_bytes()) {
+        let is_same = match regular_file::has_content(&self.cfg, content.pieces()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("read", &self.cfg)(error)),
             found => found.is_ok_and(|same| same),
         };
@@ -152,7 +152,7 @@ impl StateDir {
     pub fn stage_config(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
         // `haproxy -c` reads the maps that the staged file names.
         self.write_maps(rendered)?;
-        let file = stage_file(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
+        let file = stage_file(&self.cfg, rendered.cfg.pieces(), NEW_MODE)?;
         Ok(StagedConfig { file })
     }
 
@@ -349,8 +349,8 @@ mod tests {
         let (cfg, own) = (dir.path().join("haproxy.cfg"), OwnFile::default());
         fs::write(&cfg, "of the last process\n").unwrap();
         let disk = StateDir::open(&cfg, &dir.path().join("state")).unwrap().with_own_cfg(own.clone());
-        assert!(!own.is_at(&cfg) && !disk.is_cfg("new\n").unwrap() && !own.is_at(&cfg));
-        assert!(disk.is_cfg("of the last process\n").unwrap() && own.is_at(&cfg), "it is as it should be");
+        assert!(!own.is_at(&cfg) && !disk.is_cfg(&"new\n".into()).unwrap() && !own.is_at(&cfg));
+        assert!(disk.is_cfg(&"of the last process\n".into()).unwrap() && own.is_at(&cfg), "it is as it should be");
         let staged = disk.stage_config(&rendered("0123456789abcdef", "new\n")).unwrap();
         assert!(own.is_at(&cfg));
         disk.commit(staged).unwrap();

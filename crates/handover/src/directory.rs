@@ -139,7 +139,7 @@ impl Directory {
         let mut temporary = name.to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let mut file = Temporary::create(self.fd.try_clone()?, temporary)?;
-        file.write(text.as_bytes(), mode)?;
+        file.write([text.as_bytes()], mode)?;
         // No sync: these files describe running processes, and a crash of the host ends those.
         file.rename_to(name)
     }

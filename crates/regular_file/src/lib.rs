@@ -5,7 +5,7 @@
 mod temporary;
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -32,29 +32,41 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     read_at_most(open(path, longest)?, longest)
 }
 
-/// True if a regular file has just this content. It reads a file of this length piece by piece, up to the first
-/// difference.
+/// True if a regular file has just this content, which is in pieces, one after another. It reads only a file of this length, and
+/// that up to the first difference.
 ///
 /// # Errors
 /// As [`read`], except that a longer file has other content.
-pub fn has_content(path: &Path, content: &[u8]) -> io::Result<bool> {
-    let mut file = open(path, u64::MAX)?;
-    if file.metadata()?.len() != content.len() as u64 {
+pub fn has_content<'a>(path: &Path, content: impl IntoIterator<Item = &'a [u8]> + Clone) -> io::Result<bool> {
+    let file = open(path, u64::MAX)?;
+    if file.metadata()?.len() != content.clone().into_iter().map(|piece| piece.len() as u64).sum::<u64>() {
         return Ok(false);
     }
-    let (mut left, mut piece) = (content, [0; 16 * 1024]);
-    loop {
-        let length = match file.read(&mut piece) {
-            Ok(0) => return Ok(left.is_empty()),
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        match piece.get(..length).and_then(|piece| left.strip_prefix(piece)) {
-            Some(rest) => left = rest,
-            None => return Ok(false),
+    let mut file = BufReader::with_capacity(16 * 1024, file);
+    for mut left in content {
+        while !left.is_empty() {
+            let found = fill_buffer(&mut file)?;
+            let (part, rest) = left.split_at(found.len().min(left.len()));
+            if part.is_empty() || !found.starts_with(part) {
+                return Ok(false);
+            }
+            file.consume(part.len());
+            left = rest;
         }
     }
+    Ok(fill_buffer(&mut file)?.is_empty())
+}
+
+/// The bytes that were read and not consumed, or the next ones. Empty at the end of the file.
+fn fill_buffer(file: &mut BufReader<File>) -> io::Result<&[u8]> {
+    while file.buffer().is_empty() {
+        match file.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
+    Ok(file.buffer())
 }
 
 /// Opens a regular file of at most `longest` bytes.
@@ -150,13 +162,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, long) = (dir.path().join("file"), "0123456789".repeat(4_000));
         fs::write(&file, &long).unwrap();
-        assert!(has_content(&file, long.as_bytes()).unwrap());
+        let has = |content: &[&[u8]]| has_content(&file, content.iter().copied());
+        assert!(has(&[long.as_bytes()]).unwrap());
+        let (begin, rest) = long.as_bytes().split_at(20_001);
+        assert!(has(&[begin, b"", rest]).unwrap() && !has(&[rest, begin]).unwrap() && !has(&[begin]).unwrap());
         let others =
             [String::new(), long.clone() + "0", long.split_at(39_999).0.to_owned(), long.replacen('0', "1", 1)];
-        assert!(others.iter().all(|other| !has_content(&file, other.as_bytes()).unwrap()));
+        assert!(others.iter().all(|other| !has(&[other.as_bytes()]).unwrap()));
         fs::write(&file, "").unwrap();
-        assert!(has_content(&file, b"").unwrap() && !has_content(&file, b"0").unwrap());
-        assert!(has_content(dir.path(), b"").is_err(), "a directory");
+        assert!(has(&[b""]).unwrap() && has(&[]).unwrap() && !has(&[b"0"]).unwrap());
+        assert!(has_content(dir.path(), [&b""[..]]).is_err(), "a directory");
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl StateDir {
         let write = || -> io::Result<()> {
             let temporary = OsString::from(format!(".{name}.{}", std::process::id()));
             let mut file = Temporary::create(File::open(&self.path)?.into(), temporary)?;
-            file.write(text.as_bytes(), 0o600)?;
+            file.write([text.as_bytes()], 0o600)?;
             file.file().sync_all()?;
             file.rename_to(OsStr::new(name))
         };

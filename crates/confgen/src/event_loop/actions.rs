@@ -7,10 +7,10 @@ use program::text::describe_error;
 
 use super::EventLoop;
 use crate::drain::task::await_task;
-use crate::event_loop::malloc;
 use crate::event_loop::reconciler_thread::{Ended, Finished, Reply, Request};
 use crate::event_loop::scheduler::{Action, Effect, End, Input, PublishEnd, RestartEnd};
 use crate::event_loop::task::{Task, TaskResult};
+use crate::event_loop::{malloc, program_pages};
 use crate::publish::{Publication, PublishOutcome};
 use crate::reconcile::{Progress, RestartOutcome, leaves_part_out, reload_local_files, restart_haproxy};
 use crate::status::{ActionKind, HistoryEntry};
@@ -216,7 +216,7 @@ impl EventLoop {
             Some(Effect::InSync) => self.report_in_sync(),
             Some(Effect::OutOfSync) => self.report_out_of_sync(problem),
             // Off the event loop: after a long burst, trimming takes some tens of milliseconds.
-            Some(Effect::Rest) => drop(tokio::task::spawn_blocking(malloc::trim_heap)),
+            Some(Effect::Rest) => drop(tokio::task::spawn_blocking(release_memory)),
             None => {}
         }
     }
@@ -237,6 +237,12 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// Gives memory back that confgen needs no longer. Called at rest.
+fn release_memory() {
+    malloc::trim_heap();
+    program_pages::release_program_pages();
 }
 
 /// The end of a restart for the scheduler.

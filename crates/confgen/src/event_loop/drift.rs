@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::event_loop::malloc;
 use crate::event_loop::reconciler_thread::StepSender;
 use crate::reconcile::{DriftCheck, Reconciler, Steps};
 use crate::status::activity::Activities;
@@ -34,7 +35,14 @@ pub fn spawn_drift_check(steps: StepSender, activities: Activities, shutdown: Ca
         loop {
             tokio::time::sleep(rest).await;
             let (mut steps, activities) = (steps.clone(), activities.clone());
-            let checking = tokio::task::spawn_blocking(move || check_drift(&mut steps, &activities));
+            let checking = tokio::task::spawn_blocking(move || {
+                let checked = check_drift(&mut steps, &activities);
+                // HAProxy's answers about 10,000 servers take some megabytes, and the next rest after a change may be far.
+                if activities.under_way().is_empty() {
+                    malloc::trim_heap();
+                }
+                checked
+            });
             let Ok(checked) = checking.await else { continue };
             // The observer notices a HAProxy that doesn't answer.
             let Ok(check) = checked.inspect_err(|error| tracing::debug!(%error, "can't look for manual changes"))

@@ -32,12 +32,12 @@ pub fn share_heap() {
     }
 }
 
-/// The process may have this much more memory than after the last trim. A trim costs more than a change of a few upstreams, and the
-/// next change takes the memory again.
+/// The process may have this much more memory of its own than after the last trim. A trim costs more than a change of a few
+/// upstreams, and the next change takes the memory again.
 #[cfg(target_env = "gnu")]
 const WORTH_A_TRIM: u64 = 1 << 20;
 
-/// The resident memory after the last trim, in bytes.
+/// The memory of its own after the last trim, in bytes.
 #[cfg(target_env = "gnu")]
 static TRIMMED: AtomicU64 = AtomicU64::new(0);
 
@@ -45,7 +45,7 @@ static TRIMMED: AtomicU64 = AtomicU64::new(0);
 /// after a long burst, and other threads that allocate wait for it. So call this only while there is no work.
 #[cfg(target_env = "gnu")]
 pub fn trim_heap() {
-    if resident_memory().is_some_and(|now| now < TRIMMED.load(Ordering::Relaxed).saturating_add(WORTH_A_TRIM)) {
+    if own_memory().is_some_and(|now| now < TRIMMED.load(Ordering::Relaxed).saturating_add(WORTH_A_TRIM)) {
         return;
     }
     #[expect(unsafe_code, reason = "the standard library has no call for this")]
@@ -53,14 +53,16 @@ pub fn trim_heap() {
     unsafe {
         nix::libc::malloc_trim(0);
     }
-    TRIMMED.store(resident_memory().unwrap_or_default(), Ordering::Relaxed);
+    TRIMMED.store(own_memory().unwrap_or_default(), Ordering::Relaxed);
 }
 
-/// The resident memory of this process in bytes. `None` if the kernel doesn't tell.
+/// The resident memory of this process without the pages of files, in bytes. `None` if the kernel doesn't tell.
 #[cfg(target_env = "gnu")]
-fn resident_memory() -> Option<u64> {
-    // The second number counts pages.
-    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+fn own_memory() -> Option<u64> {
+    // The second number counts resident pages, and the third those among them that are of files (proc(5)).
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let mut counts = statm.split(' ').skip(1).map_while(|count| count.parse::<u64>().ok());
+    let pages = counts.next()?.checked_sub(counts.next()?)?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page).ok()?)
 }

@@ -142,7 +142,7 @@ impl<'a> StagedTrial<'a> {
             structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name)
         });
         // Otherwise the stubs would take the last `defaults` of the file, which may have rules.
-        rendered.cfg += &format!("\n{CHECK_DEFAULTS}{stubs}");
+        rendered.cfg.push(&format!("\n{CHECK_DEFAULTS}{stubs}"));
         let staged = disk.stage_config(&rendered)?;
         Ok(match publication.checker.check_files(&self.files_with(staged.path()))? {
             CheckResult::Valid { .. } => None,

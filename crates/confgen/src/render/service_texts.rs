@@ -2,7 +2,6 @@
 //!
 //! A change concerns few services. An unchanged service is the same `Arc`, and its text is the same too.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,7 +30,7 @@ pub struct ServiceTexts {
 struct ServiceText {
     passes_through: bool,
     /// With [`MAPS`] for the folder of the maps. Empty if the file has no section for the service.
-    text: Box<str>,
+    text: Arc<str>,
     names_maps: bool,
 }
 
@@ -85,11 +84,11 @@ impl ServiceTexts {
     }
 
     /// The texts in the order of the file: those of HTTP services, of services that pass TLS through, and of TCP services. `maps` is
-    /// the folder of the maps.
-    pub(super) fn list_sections<'a>(&'a self, maps: &str) -> [Vec<Cow<'a, str>>; 3] {
+    /// the folder of the maps. A text that doesn't name it is shared.
+    pub(super) fn list_sections(&self, maps: &str) -> [Vec<Arc<str>>; 3] {
         let (mut http, mut passthrough, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
         for (id, ServiceText { passes_through, text, names_maps }) in &self.services {
-            let text = if *names_maps { Cow::Owned(text.replace(MAPS, maps)) } else { Cow::Borrowed(&**text) };
+            let text = if *names_maps { text.replace(MAPS, maps).into() } else { Arc::clone(text) };
             match id.kind {
                 Kind::Http if *passes_through => passthrough.push(text),
                 Kind::Http => http.push(text),
@@ -112,7 +111,7 @@ fn differs_beside_servers(before: Option<&Arc<DesiredService>>, after: Option<&A
         || (!previews.is_empty() || !after.previews.is_empty()) && colors(before) != colors(after)
 }
 
-fn render_service(id: &ServiceId, wanted: &DesiredService, site: &Site) -> Result<Box<str>, askama::Error> {
+fn render_service(id: &ServiceId, wanted: &DesiredService, site: &Site) -> Result<Arc<str>, askama::Error> {
     let mut text = String::new();
     for section in sections_of(id, wanted).filter(|_| has_section(id, wanted)) {
         // The ports of a TCP service say enough.

@@ -94,7 +94,7 @@ fn check(rendered: &Rendered, state_dir: &Path) -> CheckResult {
     put(state_dir.join("ca/internal.pem"), &key.cert.pem());
     put(state_dir.join("certs/crt-list.txt"), &format!("{}\n", state_dir.join("certs/default.pem").display()));
     put(state_dir.join("server-state"), "1\n");
-    put(state_dir.join("haproxy.cfg"), &rendered.cfg);
+    put(state_dir.join("haproxy.cfg"), &rendered.cfg.to_string());
     let command = CommandLine::from_words(["haproxy", "-c"]).unwrap();
     Checker::new(command, Duration::from_secs(20)).check_files(&[state_dir.join("haproxy.cfg")]).unwrap()
 }
@@ -105,7 +105,7 @@ fn scenarios_render_as_before() {
         let state_dir = Path::new("/var/lib/confgen");
         let settled = settled(scenario, state_dir);
         let rendered = rendered(&settled, &site(state_dir), &OperatorConfig::default(), state_dir);
-        expect_file![golden(scenario, "haproxy.cfg")].assert_eq(&rendered.cfg);
+        expect_file![golden(scenario, "haproxy.cfg")].assert_eq(&rendered.cfg.to_string());
         expect_file![golden(scenario, "hosts.map")].assert_eq(&rendered.maps.hosts);
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
         expect_file![golden(scenario, "urls.map")].assert_eq(&rendered.maps.urls);
@@ -234,12 +234,13 @@ fn a_profile_takes_nothing_from_the_servers() {
     let dir = tempfile::tempdir().unwrap();
     let mut rendered =
         rendered(&settled, &site(dir.path()), &OperatorConfig::from_texts([("mine.cfg", operator)]), dir.path());
+    let text = rendered.cfg.to_string();
     for (section, line) in [("backend http-a", "check weight 100"), ("listen tcp-b", "no-check weight 100")] {
-        let text = rendered.cfg.split("\n\n").find(|block| block.contains(section)).unwrap();
+        let text = text.split("\n\n").find(|block| block.contains(section)).unwrap();
         assert!(text.contains(&format!("\n    default-server {line}\n")), "{text}");
         assert!(text.contains("\n    load-server-state-from-file global\n"), "{text}");
     }
-    rendered.cfg.insert_str(0, operator);
+    rendered.cfg = format!("{operator}{text}").as_str().into();
     assert_eq!(check(&rendered, dir.path()), CheckResult::Valid { warnings: Vec::new() });
 }
 
@@ -262,8 +263,9 @@ fn full_site(state_dir: &Path) -> Site {
 fn every_flag_has_its_lines() {
     let state_dir = Path::new("/var/lib/confgen");
     let full = rendered(&settled("flags", state_dir), &full_site(state_dir), &OperatorConfig::default(), state_dir);
-    expect_file![golden("flags", "haproxy.cfg")].assert_eq(&full.cfg);
-    for block in blocks(&full.cfg) {
+    let full = full.cfg.to_string();
+    expect_file![golden("flags", "haproxy.cfg")].assert_eq(&full);
+    for block in blocks(&full) {
         assert_sorted("flags", &block);
     }
     let dir = tempfile::tempdir().unwrap();
@@ -285,11 +287,12 @@ fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
     let settled_as = |state_dir| settled("proxy-protocol", state_dir);
     let behind =
         rendered(&settled_as(state_dir), &site_behind_balancers(state_dir), &OperatorConfig::default(), state_dir);
-    expect_file![golden("proxy-protocol", "haproxy.cfg")].assert_eq(&behind.cfg);
-    for block in blocks(&behind.cfg) {
+    let behind = behind.cfg.to_string();
+    expect_file![golden("proxy-protocol", "haproxy.cfg")].assert_eq(&behind);
+    for block in blocks(&behind) {
         assert_sorted("proxy-protocol", &block);
     }
-    let sections: Vec<&str> = behind.cfg.split("\n\n").filter(|block| block.contains("expect-proxy")).collect();
+    let sections: Vec<&str> = behind.split("\n\n").filter(|block| block.contains("expect-proxy")).collect();
     assert_eq!(sections.len(), 4, "discover-web, discover-tls and two TCP services: {sections:?}");
     let dir = tempfile::tempdir().unwrap();
     let rendered =
@@ -304,7 +307,7 @@ fn a_global_line_of_the_operators_replaces_confgens() {
         "global\n    uid 0\n    group www-data\n    chroot /\n    log /dev/log local1\n",
     )]);
     let dir = tempfile::tempdir().unwrap();
-    let cfg = rendered(&DesiredState::default(), &full_site(dir.path()), &operator, dir.path()).cfg;
+    let cfg = rendered(&DesiredState::default(), &full_site(dir.path()), &operator, dir.path()).cfg.to_string();
     let global = blocks(&cfg)[1].join("\n");
     for left_out in ["    user ", "    group ", "    chroot ", "    log "] {
         assert!(!global.contains(left_out), "{left_out}: {global}");
@@ -319,7 +322,7 @@ fn a_challenge_is_led_to_a_service_that_is_there() {
     let of = |store: &str| {
         let settled = settle(&topology(store), &LastKnownGood::default(), &Policy::default());
         let rendered = rendered(&settled, &site, &operator, dir.path());
-        (rendered.cfg, rendered.fingerprint)
+        (rendered.cfg.to_string(), rendered.fingerprint)
     };
     let (with, without) = (of("http-services/acme/upstreams/1 10.0.0.1:80"), of("http-services/shop/domain a.com"));
     assert!(with.0.contains("set-var(txn.backend) str(http-acme) if { path_beg /.well-known/acme-challenge/ }"));

@@ -143,17 +143,21 @@ impl<'a> View<'a> {
 
     /// The same. `maps` are those of the desired services.
     pub fn with_maps(desired: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig, maps: Arc<Maps>) -> Self {
-        let of_kind = |kind| {
-            let services = desired.services().filter(move |(id, _)| id.kind == kind);
-            services.flat_map(|(id, wanted)| sections_of(id, wanted))
-        };
         let (owner, chroot) = resolve_rights(site, operator);
-        let default = of_kind(Kind::Http).any(|section| section.is_default());
-        let sticks_by_source = desired.services().any(|(id, wanted)| remembers_clients(id, wanted));
-        // HAProxy reads no request of a passed-through service, so its sections come in a part of the file with `mode tcp`.
-        let (passthrough, http): (Vec<Section>, Vec<Section>) =
-            of_kind(Kind::Http).partition(|section| section.wanted.settings.passes_through());
-        let tcp: Vec<Section> = of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect();
+        let (mut http, mut passthrough, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut default, mut sticks_by_source) = (false, false);
+        // In one walk: the services lie scattered in memory, and a file is rendered after each change.
+        for (id, wanted) in desired.services().filter(|(id, wanted)| has_section(id, wanted)) {
+            default |= id.is_default();
+            sticks_by_source |= remembers_clients(id, wanted);
+            // HAProxy reads no request of a passed-through service, so its sections come in a part of the file with `mode tcp`.
+            let sections: &mut Vec<Section> = match id.kind {
+                Kind::Http if wanted.settings.passes_through() => &mut passthrough,
+                Kind::Http => &mut http,
+                Kind::Tcp => &mut tcp,
+            };
+            sections.extend(sections_of(id, wanted));
+        }
         Self {
             stubs: list_stubs(operator, http.iter().chain(&passthrough).chain(&tcp)),
             sticks_by_source,

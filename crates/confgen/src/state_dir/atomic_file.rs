@@ -36,10 +36,10 @@ impl StagedFile {
 
 /// Replaces a file's content in one step, unless the file has that content. `mode` is for a new file. An old one keeps its own.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
-    if regular_file::has_content(path, content).is_ok_and(|same| same) {
+    if regular_file::has_content(path, [content]).is_ok_and(|same| same) {
         return Ok(());
     }
-    persist_file(stage_file(path, content, mode)?, path)
+    persist_file(stage_file(path, [content], mode)?, path)
 }
 
 /// Checks that a replaced file stays with its owner and its group. root gives a file back to them. Any other user can't, so the
@@ -112,9 +112,13 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, Error> {
     regular_file::read(path, LARGEST).map_err(io_error("read", path))
 }
 
-/// Writes a file beside `path` that will take its place, and syncs it. It has the permissions of the file at `path`, or `mode` if
-/// there is none.
-pub fn stage_file(path: &Path, content: &[u8], mode: u32) -> Result<StagedFile, Error> {
+/// Writes a file beside `path` that will take its place, and syncs it. Its content is in pieces, one after another. It has the
+/// permissions of the file at `path`, or `mode` if there is none.
+pub fn stage_file<'a>(
+    path: &Path,
+    content: impl IntoIterator<Item = &'a [u8]>,
+    mode: u32,
+) -> Result<StagedFile, Error> {
     let dir = parent_dir(path);
     let name = temporary_name(path);
     let created = File::open(dir).and_then(|opened| Temporary::create(opened.into(), name.clone()));
@@ -124,7 +128,12 @@ pub fn stage_file(path: &Path, content: &[u8], mode: u32) -> Result<StagedFile, 
     Ok(staged)
 }
 
-fn fill_file(file: &mut Temporary, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn fill_file<'a>(
+    file: &mut Temporary,
+    path: &Path,
+    content: impl IntoIterator<Item = &'a [u8]>,
+    mode: u32,
+) -> io::Result<()> {
     let old = fs::metadata(path).ok();
     let mode = old.as_ref().map_or(mode, |old| old.mode() & 0o7777);
     match old {
@@ -191,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.cfg");
         replace_file(&path, b"read", 0o604).unwrap();
-        let ours = || stage_file(&path, b"ours", 0o600).unwrap();
+        let ours = || stage_file(&path, [&b"ours"[..]], 0o600).unwrap();
         replace_file(&path, b"saved", 0o600).unwrap();
         assert!(!exchange_file(ours(), &path, b"read").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"saved");

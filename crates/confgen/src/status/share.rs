@@ -72,12 +72,15 @@ struct Section {
     chosen: u64,
     /// The number of the last count of its servers, and the number of times that HAProxy had chosen one of them by then.
     counted: Option<(u64, u64)>,
-    servers: BTreeMap<String, WaitingServer>,
+    /// Sorted by name.
+    servers: Vec<WaitingServer>,
 }
 
-/// A server that takes requests and waits for its turn.
-#[derive(Debug)]
+/// A server that takes requests and waits for its turn. There is one for each server of HAProxy's, so its size counts.
+#[derive(Clone, Debug)]
 struct WaitingServer {
+    /// Shared with the desired server's.
+    name: Arc<str>,
     since: Instant,
     chosen: u64,
     weight: u64,
@@ -85,7 +88,7 @@ struct WaitingServer {
     section_chosen: u64,
     /// The greatest weight of the section meanwhile.
     section_weight: u64,
-    starved: Option<Starved>,
+    starved: Option<Box<Starved>>,
 }
 
 impl Tracker {
@@ -145,8 +148,9 @@ impl Tracker {
     pub fn list_starving(&self) -> Starving {
         let mut starving = Starving::new();
         for (section, it) in &self.sections {
-            for (name, server) in &it.servers {
-                starving.extend(server.starved.map(|starved| ((section.clone(), name.clone()), starved)));
+            for server in &it.servers {
+                let name = || (section.clone(), server.name.to_string());
+                starving.extend(server.starved.as_deref().map(|starved| (name(), *starved)));
             }
         }
         starving
@@ -162,14 +166,14 @@ impl Section {
             active: row.active,
             chosen: row.chosen,
             counted: None,
-            servers: BTreeMap::new(),
+            servers: Vec::new(),
         }
     }
 
     fn update(&mut self, row: &Turns, wanted: &Arc<DesiredService>) {
         // An operator's `clear counters` sets them to 0, and a new desired service may have been drained meanwhile.
         if row.chosen < self.chosen || !Arc::ptr_eq(&self.wanted, wanted) {
-            (self.counted, self.servers) = (None, BTreeMap::new());
+            (self.counted, self.servers) = (None, Vec::new());
         }
         (self.wanted, self.weight, self.active, self.chosen) = (Arc::clone(wanted), row.weight, row.active, row.chosen);
     }
@@ -179,32 +183,45 @@ impl Section {
     fn is_due(&self) -> bool {
         let Some((_, counted)) = self.counted else { return self.active > 1 };
         let new = self.chosen.saturating_sub(counted);
-        let has_starving = self.servers.values().any(|server| server.starved.is_some());
+        let has_starving = self.servers.iter().any(|server| server.starved.is_some());
         self.active > 1 && new >= FEWEST_REQUESTS.max(MISSED_TURNS * self.active) / 2 || has_starving && new > 0
     }
 
     /// True if a server was just found to starve.
     fn count_servers<'a>(&mut self, backend: &Stat, rows: impl Iterator<Item = &'a Stat>, now: Instant) -> bool {
-        let mut before = std::mem::take(&mut self.servers);
+        let before = std::mem::take(&mut self.servers);
         let mut found = false;
         for row in rows.filter(|row| is_in_rotation(row)) {
-            let waiting = before.remove(&row.name).filter(|it| it.still_waits(row, now));
-            let mut waiting = waiting.unwrap_or_else(|| WaitingServer::new(now, row, backend));
+            let known =
+                before.binary_search_by(|it| (*it.name).cmp(&row.name)).ok().and_then(|place| before.get(place));
+            let waiting = known.filter(|it| it.still_waits(row, now)).cloned();
+            let mut waiting = waiting.unwrap_or_else(|| WaitingServer::new(self.name_of(row), now, row, backend));
             // The greatest weight of the section means the smallest share, so a server that missed it certainly starves.
             waiting.section_weight = waiting.section_weight.max(backend.weight);
             if waiting.starved.is_none() {
-                waiting.starved = waiting.find_starvation(backend);
+                waiting.starved = waiting.find_starvation(backend).map(Box::new);
                 found |= waiting.starved.is_some();
             }
-            self.servers.insert(row.name.clone(), waiting);
+            self.servers.push(waiting);
         }
+        self.servers.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        self.servers.shrink_to_fit();
         found
+    }
+
+    fn name_of(&self, row: &Stat) -> Arc<str> {
+        let desired = &self.wanted.servers;
+        let place = desired.binary_search_by(|server| server.id.as_str().cmp(&row.name));
+        let known = place.ok().and_then(|place| desired.get(place));
+        // The section may be a preview's, or the server one that HAProxy keeps until its last connection.
+        known.map_or_else(|| row.name.as_str().into(), |server| server.id.shared())
     }
 }
 
 impl WaitingServer {
-    fn new(now: Instant, row: &Stat, backend: &Stat) -> Self {
+    fn new(name: Arc<str>, now: Instant, row: &Stat, backend: &Stat) -> Self {
         Self {
+            name,
             since: now,
             chosen: row.chosen,
             weight: row.weight,
