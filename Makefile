@@ -68,11 +68,16 @@ build: deps ## Build everything, for development
 demo: build ## The whole thing on this machine, on loopback ports of its own, with a walk-through; Ctrl-C ends it
 	@exec $(DEBUG)/demo
 
+.PHONY: screenshots
+screenshots: NEEDS += chromedriver:chromium-driver
+screenshots: build ## The README's pictures of the console, in docs/images
+	SCREENSHOTS="$(CURDIR)/docs/images" $(IGNORED) console::pictures::readme
+
 # Those that are ignored otherwise. Without all three, cargo builds the libraries with fewer features, and so once more.
 IGNORED = $(CARGO) test --workspace --test e2e --test it --test processes -- --ignored
 
 .PHONY: test
-test: NEEDS += iptables:iptables $(if $(DOCKER),debootstrap:debootstrap)
+test: NEEDS += iptables:iptables chromedriver:chromium-driver $(if $(DOCKER),debootstrap:debootstrap)
 test: deps ## Every test, against real etcd, HAProxy and supervisord; in namespaces and containers too where they can be made
 	CARGO="$(CARGO)" tests/run
 
@@ -116,7 +121,7 @@ test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 	OTHER_HAPROXY="$$(command -v haproxy)" PATH="$(CURDIR)/target/haproxy-$*:$$PATH" \
 	    $(CARGO) test --workspace --no-fail-fast --lib --bins --test it --test e2e -- --include-ignored \
 	    --skip container:: --skip images:: --skip lab:: --skip packages:: --skip ansible:: --skip tutorial:: --skip vagrant:: --skip ignition:: \
-	    --skip podman:: --skip quadlet::
+	    --skip podman:: --skip quadlet:: --skip console::
 
 .PHONY: bench
 bench: NEEDS += h2load:nghttp2-client

@@ -18,6 +18,7 @@ mod busy_acts;
 mod certificates;
 mod change_burst;
 mod client_headers;
+mod console;
 mod container;
 mod crowd;
 mod demo;
