@@ -21,10 +21,9 @@ use std::time::{Duration, Instant};
 use daemon::admin::Pulse;
 use daemon::shutdown::Shutdown;
 use daemon::systemd;
-use discovery::Topology;
 use haproxy::runtime::Socket;
 use registry::{Client, FollowOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, interval, sleep_until};
 
@@ -46,9 +45,6 @@ use actions::Published;
 
 /// The loop shows this often that it turns. systemd's watchdog may ask for more.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-
-/// The most pages that wait for the store at once. Further ones wait for their place.
-const TOPOLOGIES: usize = 8;
 
 /// Follows the store until confgen is told to stop.
 pub async fn run(
@@ -79,7 +75,6 @@ pub async fn run(
     let identity = Identity::new(&node, &prefix);
     status.send_modify(|status| status.identity = identity.into());
     let (state_dir, log_end) = (options.state_dir.clone(), Arc::<LogEnd>::default());
-    let (topologies, mut asked_topologies) = mpsc::channel::<oneshot::Sender<Arc<Topology>>>(TOPOLOGIES);
     // Before the start of the reconciler, which waits for HAProxy's checks. So `/ready` shows a start that hangs.
     if let Some(admin) = admin {
         let sources = admin::Sources {
@@ -87,7 +82,6 @@ pub async fn run(
             log_end: Arc::clone(&log_end),
             haproxy_cfg: options.haproxy_cfg.clone(),
             client: client.clone(),
-            topologies,
         };
         admin.serve(&status, pulse.clone(), socket.clone(), sources, shutdown.drain.clone());
     }
@@ -151,8 +145,6 @@ pub async fn run(
             Some(()) = drifts.recv() => event_loop.schedule(Input::HaproxyChanged),
             Some(changes) = shares.recv() => event_loop.on_shares_counted(changes),
             Ok(()) = observations.changed() => event_loop.on_observed(observations.borrow_and_update().clone()),
-            // Only while a client looks at the console. The client that asked may be gone.
-            Some(reply) = asked_topologies.recv() => drop(reply.send(Arc::clone(event_loop.replica.topology()))),
             _ = beats.tick() => {
                 pulse.beat();
                 systemd::notify_watchdog();

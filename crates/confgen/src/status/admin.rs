@@ -14,14 +14,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use daemon::admin::{Config, Error, Probes, Pulse, Server};
-use discovery::Topology;
 use discovery::balancer_api::{Changes, Identity};
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
 use registry::Client;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::local_files::expiry;
@@ -45,10 +44,8 @@ pub struct Sources {
     pub log_end: Arc<LogEnd>,
     /// The file that confgen writes.
     pub haproxy_cfg: PathBuf,
-    /// Tells the time that is left of leases.
+    /// Tells the other balancers' records, which the replica doesn't follow, and the time that is left of leases.
     pub client: Client,
-    /// The event loop answers with the store as it is.
-    pub topologies: mpsc::Sender<oneshot::Sender<Arc<Topology>>>,
 }
 
 /// An admin port that listens, and its address to call.

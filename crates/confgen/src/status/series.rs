@@ -113,7 +113,8 @@ impl Series {
             let counters = Counters { requests: row.requests.unwrap_or(row.sessions_total), errors: row.errors };
             let known = before.remove(&id);
             // Another process counts from 0, and so do all after `clear counters`. The time between has no rate.
-            let last = known.as_ref().map(|ring| ring.counters).filter(|_| is_same_process);
+            let last = known.as_ref().map(|ring| ring.counters);
+            let last = last.filter(|last| is_same_process && last.requests <= counters.requests);
             let span = since.filter(|span| !span.is_zero());
             let mut points = known.map(|ring| ring.points).unwrap_or_default();
             if points.len() == SAMPLES {
@@ -268,7 +269,7 @@ mod tests {
         let trend = series.trend(&shop(), at(135));
         assert_eq!(trend.ages, [135.0, 120.0, 60.0, 45.0, 30.0, 15.0, 0.0]);
         assert_eq!(trend.requests, [None, Some(10.0), Some(1.0), None, Some(2.0), None, Some(0.0)]);
-        assert_eq!(trend.errors, [None, Some(0.2001953), Some(0.0), None, Some(0.0), None, Some(0.0)]);
+        assert_eq!(trend.errors, [None, Some(0.200_195_31), Some(0.0), None, Some(0.0), None, Some(0.0)]);
         assert_eq!(trend.latency, [None, Some(24.0), Some(24.0), None, Some(24.0), None, None]);
         assert!(trend.sessions.iter().all(|sessions| *sessions == Some(3.0)));
     }

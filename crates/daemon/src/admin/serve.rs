@@ -210,10 +210,10 @@ async fn admit_request(
         Ok(Err(refusal)) => refusal.into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
-    // A script or a style sheet has a rule of its own, with an entity tag.
-    let caching = response.headers().get(header::CACHE_CONTROL).cloned();
-    response.headers_mut().extend(SECURITY_HEADERS);
-    response.headers_mut().extend(caching.map(|rule| (header::CACHE_CONTROL, rule)));
+    for (name, value) in SECURITY_HEADERS {
+        // A script or a style sheet has a rule of caching of its own, with an entity tag.
+        response.headers_mut().entry(name).or_insert(value);
+    }
     response
 }
 

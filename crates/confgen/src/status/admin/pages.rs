@@ -14,7 +14,6 @@ use axum::routing::get;
 use discovery::balancer_api::AppliedChange;
 use registry::LeaseId;
 use serde::Deserialize;
-use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
@@ -30,7 +29,9 @@ use crate::status::console::services::Clock;
 use crate::status::console::{Balancer, certificates, haproxy, list_balancers, service, services, store};
 use crate::status::figures::Counted;
 
-/// A page waits no longer for the event loop, which may be busy, and for etcd, which may be away.
+/// The folder of the balancers' records.
+const BALANCERS: &str = "balancers/";
+/// A page waits no longer for etcd, which may be slow.
 const STORE_WITHIN: Duration = Duration::from_millis(300);
 /// The most leases that etcd is asked about for a page.
 const LEASES: usize = 32;
@@ -126,17 +127,15 @@ async fn get_service(
 }
 
 impl AdminState {
-    /// The balancers of the store. `None` if the event loop doesn't answer, as before its start.
+    /// The balancers' records. `None` if etcd doesn't answer.
     async fn fetch_balancers(&self) -> Option<Vec<Balancer>> {
-        let (sender, receiver) = oneshot::channel();
-        let answer = async {
-            self.sources.topologies.send(sender).await.ok()?;
-            receiver.await.ok()
-        };
-        let topology = timeout(STORE_WITHIN, answer).await.ok().flatten()?;
-        // Off the runtime: each record may have a megabyte. The copy of the store is dropped at once, because the event loop would
-        // have to copy it for its next change.
-        spawn_blocking(move || list_balancers(&topology)).await.ok()
+        // While etcd is away, the question would take its whole time.
+        if self.status.borrow().store_error.is_some() {
+            return None;
+        }
+        let listing = timeout(STORE_WITHIN, self.sources.client.read_snapshot(BALANCERS)).await.ok()?.ok()?;
+        // Off the runtime: each record may have a megabyte.
+        spawn_blocking(move || list_balancers(&listing.entries)).await.ok()
     }
 
     async fn fetch_for_service(&self, id: &str) -> Result<Fetched, StatusCode> {

@@ -1,6 +1,6 @@
 //! The balancers of the store, as their records say. Pure.
 
-use discovery::{BalancerRecord, Topology};
+use discovery::{BalancerRecord, Entry, Key};
 
 use crate::status::Status;
 
@@ -14,16 +14,16 @@ pub struct Balancer {
     pub record: Result<BalancerRecord, String>,
 }
 
-/// All balancers of the store, by name.
-pub fn list_balancers(topology: &Topology) -> Vec<Balancer> {
-    let entries = topology.balancer_entries().iter();
-    entries
-        .map(|(node, entry)| {
-            let record = BalancerRecord::parse(&entry.value);
-            let record = record.map_err(|error| super::format::cut_text(&error.to_string(), LONGEST_REASON));
-            Balancer { node: node.to_string(), record }
-        })
-        .collect()
+/// The balancers with these keys, by name. Other keys are left out.
+pub fn list_balancers(entries: &[Entry]) -> Vec<Balancer> {
+    entries.iter().filter_map(parse_balancer).collect()
+}
+
+fn parse_balancer(entry: &Entry) -> Option<Balancer> {
+    let Ok(Key::Balancer(node)) = entry.key.parse() else { return None };
+    let record = BalancerRecord::parse(&entry.value);
+    let record = record.map_err(|error| super::format::cut_text(&error.to_string(), LONGEST_REASON));
+    Some(Balancer { node: node.to_string(), record })
 }
 
 /// Whether a balancer runs what this one runs.

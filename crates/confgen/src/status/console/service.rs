@@ -37,7 +37,7 @@ pub struct Fetched {
     pub changes: Option<Result<Vec<AppliedChange>, String>>,
     /// haproxy.cfg. The error is the reason why it can't be read.
     pub config: Option<Result<String, String>>,
-    /// The balancers of the store. `None` if the store isn't known.
+    /// The balancers of the store. `None` if etcd doesn't answer.
     pub balancers: Option<Vec<Balancer>>,
     /// By lease, the time that is left of it without a renewal. `None` for a lease that has ended.
     pub leases: BTreeMap<i64, Option<Duration>>,

@@ -113,7 +113,7 @@ pub fn render_page(status: &Status, counted: &Counted, query: ServiceQuery, cloc
     found.sort_by(|(one, _), (other, _)| query.compare(one, other));
     let (count, pages) = (found.len(), count_pages(found.len()));
     // Services may have gone since the reader got the link.
-    let page = query.page.min(pages);
+    let page = query.page.clamp(1, pages);
     let shown = found.into_iter().skip((page - 1) * ROWS).take(ROWS);
     let rows = shown.map(|(subject, tally)| make_row(status, &series, subject, tally, clock.instant)).collect();
     drop(series);

@@ -52,7 +52,7 @@ struct BalancerRow {
     draining: usize,
 }
 
-/// `balancers` is `None` if the store isn't known.
+/// `balancers` is `None` if etcd doesn't answer.
 pub fn render_page(status: &Status, balancers: Option<&[Balancer]>) -> askama::Result<String> {
     let reconcile = &status.reconcile;
     let quarantine = reconcile.quarantined.iter().take(ROWS);

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::haproxy::masters::{OldProcess, OldProcesses};
+use ::haproxy::runtime::{Limits, Turns};
+use ::haproxy::version::Version;
 use discovery::balancer_api::AppliedChange;
 use discovery::{Author, BalancerRecord};
-use haproxy::masters::{OldProcess, OldProcesses};
-use haproxy::runtime::{Limits, Turns};
-use haproxy::version::Version;
 
 use super::query::{RawQuery, ServiceQuery};
 use super::service::Fetched;
@@ -105,7 +105,7 @@ fn fetched() -> Fetched {
 fn assert_clean(page: &str) {
     let scripts = page.matches("<script").count();
     assert_eq!((scripts, page.matches("<script src=\"/console.js\" defer></script>").count()), (1, 1), "{page}");
-    for markup in ["<img", "<i>", "<b>1", "style=", "javascript:", " onerror=\"", "onclick"] {
+    for markup in ["<img", "<i>", "lb<b>", "style=", "javascript:", " onerror=\"", "onclick"] {
         assert!(!page.contains(markup), "{markup} in {page}");
     }
     // Inside of a tag no value may end its attribute: each has an even number of quotes and no `<`.
@@ -150,7 +150,7 @@ fn a_page_has_the_marks_that_others_look_for() {
     for mark in [
         "data-page=\"services\"",
         "data-node>lb",
-        "data-sync>in sync<",
+        "data-sync>not in sync<",
         "data-live-state",
         "id=\"problems\"",
         "data-problem=",

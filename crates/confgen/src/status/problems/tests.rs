@@ -93,7 +93,15 @@ fn table(status: &Status, counted: &Counted) -> String {
 
 #[test]
 fn services_are_in_the_order_of_harm_and_a_standby_is_no_problem() {
-    expect![[""]].assert_eq(&table(&report(), &counted()));
+    expect![[r#"
+        outage [http-empty] http-empty has no upstream: no upstream has a record (discoverctl explain empty)
+        outage [http-paused] http-paused: none of 1 upstreams gets requests: an override says maint: discoverctl ready paused/a takes it back (discoverctl explain paused)
+        outage [tcp-db] tcp-db: none of 1 upstreams gets requests: HAProxy's check fails: L4CON, for 0 s (discoverctl explain db/a)
+        degraded [http-lost] no request leads to http-lost: the service has no domain: discoverctl set lost domain VALUE (discoverctl explain lost)
+        degraded [http-shop] http-shop: 1 of 4 upstreams fail: its announcer says down (discoverctl explain shop/d)
+        degraded [http-shop] http-shop: 2 of 4 upstreams fail: HAProxy's check fails: L4CON, for 0 s (discoverctl explain shop/b)
+        risk [http-shop] 1 key of http-shop is not followed: http-services/shop/balance: `by mood`: expected roundrobin, leastconn, random, source or uri; no good value yet (discoverctl lint)
+    "#]].assert_eq(&table(&report(), &counted()));
 }
 
 #[test]
@@ -111,9 +119,20 @@ fn the_balancer_comes_before_its_services() {
     status.old = Arc::new(OldProcesses { list: Vec::new(), silent: 1 });
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs() - 60);
     status.cutoffs = Cutoffs { processes: 2, connections: 40, last: Some(last) };
-    expect![[""]].assert_eq(&table(&status, &Err("it is silent".into())));
+    expect![[r#"
+        outage [http-empty] http-empty has no upstream: no upstream has a record (discoverctl explain empty)
+        blocked [] HAProxy doesn't run what the store asks for: out of sync: HAProxy refuses the operator's own files, mend them first: mine.cfg:3: bnid (-)
+        blocked [] the store is away, and HAProxy keeps what it has: refused (etcdctl endpoint health --cluster)
+        blocked [] 2 services wait for a restart of HAProxy: http-shop, tcp-db: confgen restarts HAProxy once --restart-interval allows it (supervisorctl restart haproxy)
+        degraded [] HAProxy's maxconn was changed over the Runtime API: HAProxy's maxconn is 20, and 500 by its files: it was changed over the Runtime API; `set maxconn global 500` undoes that (set maxconn global 500)
+        risk [http-shop] 1 key of http-shop is not followed: http-services/shop/balance: `by mood`: expected roundrobin, leastconn, random, source or uri; no good value yet (discoverctl lint)
+        risk [] a remark on the operator's files: mine.cfg:9: there is no service shop (-)
+        risk [] 1 HAProxy process or master does not answer: a drain waits for those that may be old HAProxy processes (ps -C haproxy -o pid,etime,args)
+        risk [] handover has ended 2 old HAProxy processes early, with 40 connections: there were too many or they had too much memory, the last at 2026-09-21T14:12:20.000Z (-)
+    "#]].assert_eq(&table(&status, &Err("it is silent".into())));
     status.running = None;
-    expect![[""]].assert_eq(table(&status, &Err("it is gone".into())).lines().next().unwrap_or_default());
+    expect!["outage [] HAProxy doesn't answer: it is gone (supervisorctl status haproxy)"]
+        .assert_eq(table(&status, &Err("it is gone".into())).lines().next().unwrap_or_default());
 }
 
 #[test]
@@ -136,5 +155,11 @@ fn certificates_and_keys_need_attention_before_requests_fail() {
     }
     let found = table(&status, &counted());
     let about: Vec<&str> = found.lines().filter(|line| line.contains(" [] ")).collect();
-    expect![[""]].assert_eq(&about.join("\n"));
+    expect![[r#"
+        outage [] the certificate of shop.test has expired: /certs/shop.test.pem (-)
+        risk [] the certificate of blog.test expires in 3 days: /certs/blog.test.pem (-)
+        risk [] the certificate file /certs/b.pem is refused: no key (-)
+        risk [] 2 error pages are refused: the log names each with its reason (journalctl -u confgen -n 50)
+        risk [] 1 upstream is served without a key: tcp-db/b: they disappeared together while their checks pass; the command drops them, if that is meant (discoverctl accept-store)
+        risk [] 1 upstream is served without a key: tcp-db/a: the store was reset and lacks their keys; the command drops them, if that is meant (discoverctl accept-store)"#]].assert_eq(&about.join("\n"));
 }

@@ -13,7 +13,7 @@ use crate::desired::{DesiredState, Policy};
 use crate::operator_files::parse::{OperatorConfig, ReferencedSection};
 use crate::status::figures::Counted;
 use crate::status::{ReconcileStatus, RunningHaproxy};
-use crate::status::{api, metrics, page};
+use crate::status::{api, console, metrics};
 use crate::store::Changed;
 use crate::store::StoreRevision;
 
@@ -109,11 +109,14 @@ impl Scene {
         let service = api::find_service(&status, &counted, self.service).expect("it is known");
         assert!(service.upstreams.iter().any(|it| it.id == id && it.verdict.as_ref() == Some(&verdict)));
 
-        let page = page::render_page(&status, &counted).unwrap();
-        let (_, row) = page.split_once(&format!("<tr><td>{id}</td>")).expect("it is on the page");
+        let fetched = console::service::Fetched::default();
+        let clock = console::services::Clock { now: std::time::SystemTime::now(), instant: std::time::Instant::now() };
+        let page = console::service::render_page(&status, &counted, self.service, 1, &fetched, clock);
+        let page = page.expect("the service has a page").unwrap();
+        let (_, row) = page.split_once(&format!("<tr data-upstream=\"{id}\"")).expect("it is on the page");
         let (row, _) = row.split_once("</tr>").unwrap();
         let requests = verdict.cause().map_or("yes", Cause::name);
-        assert!(row.contains(&format!(">{requests}</td>")), "{requests}: {row}");
+        assert!(row.contains(&format!(" data-verdict=\"{requests}\"")), "{requests}: {row}");
 
         let mut registry = Registry::default();
         metrics::register_all(&status, &counted, &mut registry);
