@@ -33,7 +33,7 @@ pub(crate) enum WatchEnd {
 impl WatchEnd {
     pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::Failed(failure) | Self::LostPlace(failure) => (*failure).error,
+            Self::Failed(failure) | Self::LostPlace(failure) => failure.error,
         }
     }
 }

@@ -83,7 +83,7 @@ fn completions_know_the_store_and_say_nothing_without_it() {
     let here = etcd.endpoints();
     assert_eq!(complete(&here, &["show", "s"]), ["shop"]);
     assert_eq!(complete(&here, &["drain", "blog/"]), ["blog/a"]);
-    assert_eq!(complete(&here, &["switch", "blog", ""]), ["green"]);
+    assert_eq!(complete(&here, &["switch", "blog", "g"]), ["green"]);
     assert_eq!(complete(&here, &["set", "shop", "proto", "h"]), ["h1", "h2"]);
     let nowhere = format!("http://127.0.0.1:{}", free_port());
     assert_eq!(complete(&nowhere, &["--endpoints", &here, "show", "b"]), ["blog"], "an option that is typed counts");
