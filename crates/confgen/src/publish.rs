@@ -23,7 +23,7 @@ use crate::operator_files::validate::Rejection;
 use crate::render::restart_needed::Generation;
 use crate::render::service_texts::ServiceTexts;
 use crate::render::view::{Site, View};
-use crate::render::{Rendered, render_config};
+use crate::render::{ConfigText, Rendered, render_config};
 use crate::state_dir::{SavedState, StagedFile, StateDir, exchange_file, stage_file};
 use crate::store::removal_guard::PersistedUpstream;
 use crate::store::{RetainedKeys, StoreRevision};
@@ -97,6 +97,8 @@ pub struct Publication {
     pub(crate) generation: Arc<Generation>,
     /// The services' texts as they were rendered last.
     pub(crate) texts: Arc<Mutex<ServiceTexts>>,
+    /// The file as this process wrote it last. `None` before the first time.
+    pub(crate) written: Arc<Mutex<Option<ConfigText>>>,
     /// The running HAProxy passes TLS through.
     pub(crate) passed_through: bool,
     /// The shapes that stay in the file although no backend has them, by name.
@@ -220,10 +222,13 @@ impl Publication {
         }
         let is_there = self.is_on_disk(rendered)?;
         if !is_there {
-            // A file that can't be read differs in nothing that the history could show.
-            let before = self.state_dir.read_cfg().ok().flatten();
+            // The file on disk has one piece only, so it costs a comparison of all lines. A file that can't be read differs in nothing
+            // that the history could show.
+            let before = self.written.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let before = before.or_else(|| self.state_dir.read_cfg().ok().flatten().as_deref().map(ConfigText::from));
             self.state_dir.commit(cfg)?;
             let difference = before.and_then(|before| difference::compare_configs(&before, &rendered.cfg));
+            *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered.cfg.clone());
             *self.difference.lock().unwrap_or_else(PoisonError::into_inner) = difference.map(Arc::from);
         }
         Ok(if is_there && fills.is_empty() { PublishOutcome::Unchanged } else { PublishOutcome::Written })

@@ -330,6 +330,7 @@ impl Reconciler {
             desired: self.desired.clone(),
             generation: Arc::clone(&self.generation),
             texts: Arc::clone(&self.files.texts),
+            written: Arc::clone(&self.files.written),
             passed_through: self.haproxy.passes_through(),
             kept_shapes: self.haproxy.running_shapes(&self.fingerprints),
             store_revision: self.status.store_revision,

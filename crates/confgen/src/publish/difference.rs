@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use similar::{ChangeTag, TextDiff};
 
+use crate::render::ConfigText;
+
 /// The most lines of a difference. A larger one ends with the number of the others.
 const LINES: usize = 60;
 
@@ -17,8 +19,10 @@ const WITHIN: Duration = Duration::from_millis(50);
 const GENERATION: &str = "setenv CONFGEN_GEN ";
 
 /// The lines that went and came, below the heads of their sections. `None` if the files differ in the generation's id only.
-pub fn compare_configs(before: &str, after: &str) -> Option<String> {
-    let (before, after) = (list_lines(before), list_lines(after));
+pub fn compare_configs(before: &ConfigText, after: &ConfigText) -> Option<String> {
+    // A section is a piece of its own, so a change of one service compares the lines of one section.
+    let (before, after) = before.differing_pieces(after);
+    let (before, after) = (list_lines(&before), list_lines(&after));
     let (before, after) = cut_common(&before, &after);
     let diff = TextDiff::configure().timeout(WITHIN).diff_slices(before, after);
     let (mut lines, mut head, mut count) = (Vec::new(), None, 0_usize);
@@ -72,22 +76,26 @@ fn cut_line(line: &str) -> &str {
 mod tests {
     use super::*;
 
+    fn compare(before: &str, after: &str) -> Option<String> {
+        compare_configs(&before.into(), &after.into())
+    }
+
     #[test]
     fn a_difference_names_the_section_of_its_lines() {
         let before = "global\n    setenv CONFGEN_GEN 1\n\nbackend a\n    server x\n\nbackend b\n    server y\n";
         let after = before.replace("GEN 1", "GEN 2");
-        assert_eq!(compare_configs(before, &after), None);
+        assert_eq!(compare(before, &after), None);
         let after = after.replace("    server x\n", "    server x\n    server z\n");
-        assert_eq!(compare_configs(before, &after).as_deref(), Some("  backend a\n+     server z"));
+        assert_eq!(compare(before, &after).as_deref(), Some("  backend a\n+     server z"));
         let gone = before.replace("backend b\n    server y\n", "");
-        assert_eq!(compare_configs(before, &gone).as_deref(), Some("- backend b\n-     server y"));
-        assert_eq!(compare_configs("", "backend a\n    server x").as_deref(), Some("+ backend a\n+     server x"));
+        assert_eq!(compare(before, &gone).as_deref(), Some("- backend b\n-     server y"));
+        assert_eq!(compare("", "backend a\n    server x").as_deref(), Some("+ backend a\n+     server x"));
     }
 
     #[test]
     fn a_large_difference_is_cut() {
         let after: String = (0..100_000).map(|n| format!("    server s{n} {}\n", "x".repeat(500))).collect();
-        let found = compare_configs("backend a\n", &format!("backend a\n{after}")).unwrap();
+        let found = compare("backend a\n", &format!("backend a\n{after}")).unwrap();
         assert_eq!(found.lines().count(), LINES + 2);
         assert!(found.ends_with("  99940 more lines") && found.len() < 20_000);
     }

@@ -140,6 +140,7 @@ impl Reconciler {
                 edit_windows: Arc::default(),
                 suspect: None,
                 texts: Arc::default(),
+                written: Arc::default(),
                 accepted: None,
                 published_generations: Default::default(),
                 startup_error: None,

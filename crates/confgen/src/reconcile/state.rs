@@ -14,6 +14,7 @@ use crate::local_files::expiry::Expiry;
 use crate::local_files::{LocalFiles, LocalPaths};
 use crate::operator_files::edit_windows::EditWindow;
 use crate::operator_files::validate::Rejection;
+use crate::render::ConfigText;
 use crate::render::service_texts::ServiceTexts;
 use crate::render::view::Site;
 use crate::state_dir::StateDir;
@@ -45,6 +46,8 @@ pub struct Files {
     pub suspect: Option<PathBuf>,
     /// The services' texts as they were rendered last.
     pub texts: Arc<Mutex<ServiceTexts>>,
+    /// The file as this process wrote it last. `None` before the first time.
+    pub written: Arc<Mutex<Option<ConfigText>>>,
     /// The generation id of the last accepted haproxy.cfg, and the desired state in it. `None` once HAProxy runs it.
     pub accepted: Option<(String, DesiredState)>,
     /// The ids of the last two generations that were published, the last one first. Empty before that.

@@ -49,6 +49,19 @@ impl ConfigText {
         self.push("\n");
     }
 
+    /// The texts of both between the pieces that both begin with and those that both end with.
+    pub fn differing_pieces(&self, other: &Self) -> (String, String) {
+        let (mine, theirs) = (self.pieces.as_slice(), other.pieces.as_slice());
+        let is_same = |(one, two): &(&Arc<str>, &Arc<str>)| Arc::ptr_eq(one, two) || one == two;
+        let head = mine.iter().zip(theirs).take_while(is_same).count();
+        let (mine, theirs) = (mine.get(head..).unwrap_or_default(), theirs.get(head..).unwrap_or_default());
+        let tail = mine.iter().rev().zip(theirs.iter().rev()).take_while(is_same).count();
+        (
+            mine.iter().take(mine.len() - tail).map(AsRef::as_ref).collect(),
+            theirs.iter().take(theirs.len() - tail).map(AsRef::as_ref).collect(),
+        )
+    }
+
     /// The bytes of the pieces, one after another.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.pieces.iter().map(|piece| piece.as_bytes())
@@ -73,6 +86,17 @@ mod tests {
 
     fn group(sections: &[&str]) -> Vec<Arc<str>> {
         sections.iter().map(|section| Arc::from(*section)).collect()
+    }
+
+    #[test]
+    fn pieces_that_both_texts_have_at_their_ends_do_not_differ() {
+        let text = |pieces: &[&str]| ConfigText { pieces: group(pieces) };
+        let differ = |one: &[&str], two: &[&str]| text(one).differing_pieces(&text(two));
+        assert_eq!(differ(&["a", "b", "c"], &["a", "x", "c"]), ("b".into(), "x".into()));
+        assert_eq!(differ(&["a", "c"], &["a", "b", "c"]), (String::new(), "b".into()));
+        assert_eq!(differ(&["a", "a"], &["a"]), ("a".into(), String::new()));
+        assert_eq!(differ(&["a"], &["a"]), (String::new(), String::new()));
+        assert_eq!(differ(&[], &["a"]), (String::new(), "a".into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The answer to `/api/v1/problems`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Problems {
     /// The error if HAProxy doesn't answer; None if it does. With an error no upstream's verdict is known.
@@ -16,6 +17,7 @@ pub struct Problems {
 
 /// One problem.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Problem {
     /// `outage` if requests fail, `blocked` if changes don't reach HAProxy, `degraded` if some upstreams serve and others fail,

@@ -81,6 +81,7 @@ fn paths() -> Value {
         "/api/v1/balancer": api_path("What `balancers/<node>` says, its lists whole", "BalancerRecord", none(), &[]),
         "/api/v1/certificates": api_path("Certificates by file and by host", "Certificates", none(), &[]),
         "/api/v1/history": api_path("The last 200 acts, newest first", "History", none(), &[]),
+        "/api/v1/problems": api_path("What isn't right, in the order of harm", "Problems", none(), &[]),
         "/api/v1/changes": api_path("Changes of keys, oldest first", "Changes", changes_query(), &refusals),
     })
 }
@@ -95,6 +96,7 @@ fn schemas() -> Map<String, Value> {
         ("Certificates", generator.subschema_for::<Certificates>()),
         ("Changes", generator.subschema_for::<Changes>()),
         ("History", generator.subschema_for::<History>()),
+        ("Problems", generator.subschema_for::<Problems>()),
         ("Quarantine", generator.subschema_for::<Quarantine>()),
         ("ServiceInFull", generator.subschema_for::<ServiceInFull>()),
         ("Services", generator.subschema_for::<Services>()),
