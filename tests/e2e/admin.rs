@@ -80,6 +80,11 @@ fn what_is_done_is_shown() {
     assert!(balancer.api("certificates")["certificates"][0]["not_after"].is_string());
     assert_eq!(balancer.asked("/api/v1/services/http-nobody").unwrap().status, 404);
 
+    check_pages(&balancer);
+}
+
+/// Checks the console's pages of a store with a service `shop`, whose balance is in quarantine.
+fn check_pages(balancer: &Balancer) {
     let page = balancer.asked("/").unwrap();
     assert!(page.body.contains("shop.test<") && !page.body.contains("<i>by mood"), "{}", page.body);
     let problems = balancer.api("problems");

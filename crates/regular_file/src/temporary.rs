@@ -127,7 +127,7 @@ mod tests {
         let other = dir.path().join("other");
         fs::write(&other, "theirs").unwrap();
         symlink(&other, dir.path().join(".file.1.tmp")).unwrap();
-        create_in(dir.path()).write(b"new", 0o600).unwrap();
+        create_in(dir.path()).write([b"new".as_slice()], 0o600).unwrap();
         assert_eq!(fs::read(&other).unwrap(), b"theirs");
     }
 
