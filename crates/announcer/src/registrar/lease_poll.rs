@@ -1,5 +1,5 @@
 //! Lists the lease's keys every so often, which shows records that another writer deleted or overwrote. It costs etcd one
-//! request for all records of a host, and some 10 % less memory than a watch of each key on one stream.
+//! request for all records of a host, and no more memory than a watch of each key on one stream.
 
 use tokio::time::{Duration, Instant};
 

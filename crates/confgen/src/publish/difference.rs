@@ -37,6 +37,7 @@ pub fn compare_configs(before: &ConfigText, after: &ConfigText) -> Option<String
             ChangeTag::Delete => '-',
             ChangeTag::Insert => '+',
         };
+        // A blank line separates sections and says nothing.
         if line.trim().is_empty() {
             continue;
         }

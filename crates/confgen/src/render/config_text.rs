@@ -38,6 +38,7 @@ impl ConfigText {
 
     /// Ends the text with one line feed, without blanks before it.
     pub(super) fn end_line(&mut self) {
+        // The last pieces are blank if the file has no TCP service.
         while let Some(last) = self.pieces.pop() {
             let words = last.trim_end();
             if !words.is_empty() {

@@ -123,6 +123,7 @@ impl Finder<'_> {
     /// Checks what concerns all services: HAProxy, the store, and the last actions.
     fn check_balancer(&mut self, error: Option<&str>) {
         let status = self.status;
+        // Each of these explains the next one, so only the first is told.
         if status.running.is_none() && status.has_reconciled {
             let reason = error.unwrap_or("nothing answers on its Runtime API");
             self.add(Harm::Outage, "HAProxy doesn't answer", reason, Some("supervisorctl status haproxy"));

@@ -21,6 +21,7 @@ impl Format {
         let ranges: Vec<MediaRange> = accept.flat_map(|value| value.split(',')).map(MediaRange::parse).collect();
         let classic = find_preference(&ranges, "text/plain", "0.0.4");
         let openmetrics = find_preference(&ranges, "application/openmetrics-text", "1.0.0");
+        // A browser's `*/*` prefers both alike, and the classic text is the one that every reader knows.
         let is_named = openmetrics.closeness >= Closeness::Name;
         if openmetrics.quality > classic.quality
             || is_named && openmetrics.quality == classic.quality && openmetrics.quality > 0
@@ -53,6 +54,7 @@ impl<'a> MediaRange<'a> {
         let mut range = Self { name: parts.next().unwrap_or_default(), version: None, quality: 1000 };
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             if name.eq_ignore_ascii_case("q") {
+                // RFC 9110 has no rule for an unreadable weight. The other ranges decide then.
                 let quality = value.parse::<f32>().ok().filter(|quality| (0.0..=1.0).contains(quality));
                 range.quality = quality.map_or(0, |quality| (quality * 1000.0).round() as u16);
             } else if name.eq_ignore_ascii_case("version") {
@@ -68,6 +70,7 @@ impl<'a> MediaRange<'a> {
         let (own_group, own_name) = self.name.split_once('/')?;
         if self.name.eq_ignore_ascii_case(name) {
             match self.version {
+                // A range without a version accepts every version.
                 None => Some(Closeness::Name),
                 Some(own) => (own == version).then_some(Closeness::Version),
             }
@@ -179,6 +182,7 @@ fn write_help(help: &str, classic: &mut String) {
         match after.next() {
             Some('"') => classic.push('"'),
             Some(c) => classic.extend(['\\', c]),
+            // A backslash at the end escapes nothing. The classic format demands two.
             None => classic.push_str("\\\\"),
         }
         rest = after.as_str();

@@ -81,6 +81,7 @@ impl Routes {
     /// Removes a watch. Returns the id of the watch to cancel, if etcd has created it.
     pub(crate) fn remove(&mut self, number: WatchNumber) -> Option<i64> {
         self.waiting.retain(|waiting| *waiting != number);
+        // etcd tells the id of a requested watch later. The watch is canceled then.
         if let Some(creation) = self.creating.as_mut().filter(|creation| creation.number == number) {
             creation.is_abandoned = true;
         }

@@ -85,6 +85,7 @@ pub struct ServiceQuery {
 
 impl RawQuery {
     pub fn read(&self) -> ServiceQuery {
+        // A longer text would be searched for in every service.
         let field = |text: &str| text.trim().chars().take(LONGEST).collect::<String>();
         ServiceQuery {
             text: field(&self.q),
@@ -127,6 +128,7 @@ impl ServiceQuery {
 
     /// The order of two services. Figures come with the greatest first, and names decide between equals.
     pub fn compare(&self, one: &Subject, other: &Subject) -> Ordering {
+        // A service without a figure comes after those with a figure of 0.
         let by_figure =
             |figure: fn(&Subject) -> Option<f32>| figure(other).unwrap_or(-1.0).total_cmp(&figure(one).unwrap_or(-1.0));
         let first = match self.order {
@@ -147,6 +149,7 @@ impl ServiceQuery {
 
     /// The URL of the list with another order or page.
     pub fn url(&self, order: Order, page: usize) -> String {
+        // Defaults are left out, so that the plain list has a plain URL.
         let mut pairs = Vec::new();
         for (name, value) in [("q", &self.text), ("host", &self.host), ("color", &self.color)] {
             pairs.extend((!value.is_empty()).then(|| format!("{name}={}", encode_query(value))));

@@ -26,7 +26,9 @@ fn changes_query() -> Value {
 }
 
 fn query(name: &str, description: &str, schema: Value) -> Value {
-    json!({"name": name, "in": "query", "description": description, "schema": schema})
+    let mut parameter = json!({"name": name, "in": "query", "description": description});
+    parameter["schema"] = schema;
+    parameter
 }
 
 fn json_answer(description: &str, schema: &str) -> Value {
@@ -42,7 +44,9 @@ fn text_answer(description: &str) -> Value {
 fn api_path(summary: &str, answer: &str, parameters: Value, refusals: &[(&str, &str)]) -> Value {
     let mut responses = Map::from_iter([("200".to_owned(), json_answer(summary, answer))]);
     responses.extend(refusals.iter().map(|(status, words)| ((*status).to_owned(), json_answer(words, "Error"))));
-    json!({"get": {"summary": summary, "parameters": parameters, "responses": responses}})
+    let mut operation = json!({"summary": summary, "responses": responses});
+    operation["parameters"] = parameters;
+    json!({ "get": operation })
 }
 
 fn probe(summary: &str, well: &str, ill: &str) -> Value {
