@@ -117,7 +117,7 @@ impl Demo {
         Self { loads: loads.into(), apps: apps.into(), balancer, db, taken: ports.taken, etcd }
     }
 
-    /// Starts apps again that ended [`AWAY`] ago. The caller repeats this.
+    /// Starts apps again 20 s after their end. The caller repeats this.
     pub fn tend(&mut self) {
         for it in &mut self.apps {
             if it.app.process().running() {
