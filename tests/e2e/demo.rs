@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use lab::http::Request;
-use lab::{PATIENCE, Page, Process, Scratch, Signal, bin, light, until};
+use lab::{PATIENCE, Page, Process, Scratch, Signal, bin, medium, until};
 
 /// The port that the demo would take first.
 const FIRST_PORT: u16 = 8900;
@@ -35,7 +35,7 @@ fn asked(console: &str, path: &str) -> Result<String, String> {
 
 #[test]
 fn every_command_of_the_walk_through_works_and_ctrl_c_ends_all() {
-    let _turn = light();
+    let _turn = medium();
     let folder = Scratch::new();
     // Another program, such as the reader's own demo, may have it already.
     let _taken = TcpListener::bind(("127.0.0.1", FIRST_PORT));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, PATIENCE, Process, SOURCE, Scratch, bin, free_port, light, until, write};
+use lab::{App, Balancer, Etcd, PATIENCE, Process, SOURCE, Scratch, bin, free_port, medium, until, write};
 use serde_json::Value;
 
 /// Panels that have no data while all is well.
@@ -206,7 +206,7 @@ fn has_data(port: u16, query: &str) -> Result<(), String> {
 
 #[test]
 fn prometheus_reads_all_that_the_pack_asks_for() {
-    let _turn = light();
+    let _turn = medium();
     let scene = Scene::start();
     let port = free_port();
     let _prometheus = scene.start_prometheus(port);

@@ -1,10 +1,11 @@
 //! The console's tests share this: the browser, which they have one after the other, and questions about a page.
 
-use lab::{Browser, PATIENCE, Tab, Turn, light};
+use lab::{Browser, PATIENCE, Tab, Turn, heavy};
 
-/// Starts the tab. The order keeps a test from holding a share of the machine while it waits for the browser.
+/// Starts the tab. The order keeps a test from holding the machine while it waits for the browser. A browser that draws pages takes all
+/// cores, and tests with deadlines failed beside it.
 pub(super) fn take_turn(tab: &mut Tab<'_>) -> Turn {
-    let turn = light();
+    let turn = heavy();
     tab.start();
     turn
 }
