@@ -87,8 +87,8 @@ fn over_the_bound_exactly_the_oldest_with_the_fewest_connections_ends() {
     assert_eq!(metric(&balancer, "confgen_old_haproxy_connections"), 45);
     assert!(metric(&balancer, "confgen_old_haproxy_memory_bytes") > 3 << 20);
     assert_eq!(metric(&balancer, "confgen_cut_off_haproxys_total"), 0);
-    let page = balancer.asked("/").unwrap().body;
-    assert!(page.contains(&format!("<td>{}</td><td class=\"n\">", generations[0].worker)), "{page}");
+    let page = balancer.asked("/haproxy").unwrap().body;
+    assert!(page.contains(&format!("<tr data-process=\"{}\"", generations[0].worker)), "{page}");
 
     // The fourth old process has as few connections as the second, and is younger.
     generations.push(Generation::open(&balancer, 5));
