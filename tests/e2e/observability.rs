@@ -157,7 +157,7 @@ impl Scene {
         })
     }
 
-    /// Starts Prometheus with the example's configuration, but for the addresses, the secrets and the pace.
+    /// Starts Prometheus with the example's configuration. The test replaces its addresses, secrets and scrape interval.
     fn start_prometheus(&self, port: u16) -> Process {
         let at = |port: u16| format!("'127.0.0.1:{port}'");
         let password = self.balancer.folder().join("state/stats-password");

@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// Restore a service's settings and overrides as they were at a revision
     #[command(after_long_help = rollback::EXAMPLES)]
     Rollback(rollback::Rollback),
-    /// Find out what is wrong with the store, the balancers and the keys, and what to do
+    /// Find faults of the store, the balancers and the keys, each with its remedy
     #[command(after_long_help = doctor::EXAMPLES)]
     Doctor(doctor::Doctor),
     /// List quarantined keys and other faults, each with its remedy

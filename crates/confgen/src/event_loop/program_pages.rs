@@ -1,5 +1,4 @@
-//! The resident pages of the program and its libraries: code and constants. Those that only confgen's start needed are unmapped once
-//! confgen rests. It changes no page.
+//! Unmaps pages of the program and its libraries, once confgen rests. Only the start needed most of them. This module changes no page.
 //!
 //! The start runs nearly all of the program once: options, regular expressions, TLS, the first listing. The kernel maps 16 pages for
 //! each one that is touched, so nearly the whole program becomes resident, and only a shortage of memory would change that.

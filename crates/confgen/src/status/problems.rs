@@ -170,7 +170,10 @@ impl Finder<'_> {
             // A service without hosts, ports and upstreams harms no client.
             None => {}
             Some(idle) if is_reachable => {
-                let what = format!("{id}: none of {} upstreams gets requests", tally.total);
+                let what = match tally.total {
+                    1 => format!("{id}: its only upstream gets no requests"),
+                    total => format!("{id}: none of {total} upstreams gets requests"),
+                };
                 let command = if idle.mood == Mood::Failing { Some(explain_upstream(id, idle)) } else { explain() };
                 self.add_of_service(Harm::Outage, id, what, idle.words.clone(), command);
             }

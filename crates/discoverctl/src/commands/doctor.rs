@@ -54,7 +54,7 @@ impl Doctor {
         };
         context.screen.show(&report)?;
         match unreadable {
-            // The findings say what is known. The error decides the exit code.
+            // The report above shows the known findings. The error decides the exit code.
             Some(error) => Err(error),
             None if report.findings.is_empty() => Ok(Outcome::Yes),
             None => Ok(Outcome::No),

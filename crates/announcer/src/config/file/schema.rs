@@ -29,7 +29,7 @@ pub(crate) enum OneOrSeveral {
 /// Settings by their names.
 pub(crate) type Pairs = BTreeMap<String, Scalar>;
 
-/// Removes the defaults of Rust's types. `announcer --help` has those that count.
+/// Removes the defaults of Rust's types, which announcer doesn't use. `announcer --help` shows its own defaults.
 fn remove_defaults(schema: &mut Value) {
     match schema {
         Value::Object(keywords) => {

@@ -41,7 +41,7 @@ impl Order {
     /// The words for people.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Harm => "what is not right first",
+            Self::Harm => "worst first",
             Self::Name => "name",
             Self::Sessions => "sessions",
             Self::Requests => "requests/s",

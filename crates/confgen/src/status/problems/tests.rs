@@ -95,8 +95,8 @@ fn table(status: &Status, counted: &Counted) -> String {
 fn services_are_in_the_order_of_harm_and_a_standby_is_no_problem() {
     expect![[r#"
         outage [http-empty] http-empty has no upstream: no upstream has a record (discoverctl explain empty)
-        outage [http-paused] http-paused: none of 1 upstreams gets requests: an override says maint: discoverctl ready paused/a takes it back (discoverctl explain paused)
-        outage [tcp-db] tcp-db: none of 1 upstreams gets requests: HAProxy's check fails: L4CON, for 0 s (discoverctl explain db/a)
+        outage [http-paused] http-paused: its only upstream gets no requests: an override says maint: discoverctl ready paused/a takes it back (discoverctl explain paused)
+        outage [tcp-db] tcp-db: its only upstream gets no requests: HAProxy's check fails: L4CON, for 0 s (discoverctl explain db/a)
         degraded [http-lost] no request leads to http-lost: the service has no domain: discoverctl set lost domain VALUE (discoverctl explain lost)
         degraded [http-shop] http-shop: 1 of 4 upstreams fail: its announcer says down (discoverctl explain shop/d)
         degraded [http-shop] http-shop: 2 of 4 upstreams fail: HAProxy's check fails: L4CON, for 0 s (discoverctl explain shop/b)
