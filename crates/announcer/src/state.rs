@@ -11,7 +11,7 @@ use crate::record::Want;
 
 /// State of the announcer's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum State {
+pub enum State {
     /// The app runs or starts, and hasn't worked yet. Nothing is announced.
     Starting,
     /// An upstream works. The records are being written, for as long as that takes.
@@ -40,7 +40,7 @@ pub(crate) enum State {
 /// Input of the life. Without an app of its own, the announcer stands for it: it works at once, and ends with the first
 /// signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Event {
+pub enum Event {
     /// An upstream's health changed. The first one works.
     Healthy,
     /// The records of all upstreams are stored.
@@ -65,8 +65,9 @@ pub(crate) enum Event {
     Withdrawn,
 }
 
+/// Work that follows an event. The variants stand in the order in which the event loop carries them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Action {
+pub enum Action {
     /// Write the records of all upstreams that work, follow their checks, and write them again after each loss of the
     /// lease.
     Announce,
@@ -91,7 +92,7 @@ pub(crate) enum Action {
 }
 
 /// Next state, and the actions in their order. An event that means nothing in a state changes nothing.
-pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
+pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
     let (next, actions) = decide(state, event);
     check_invariants(state, next, actions);
     (next, actions)

@@ -1,0 +1,92 @@
+//! confgen follows the store, renders haproxy.cfg, has HAProxy check it, and applies it.
+//!
+//! Data goes one way: store → desired → { runtime/plan, render → publish } → HAProxy and haproxy.cfg. ARCHITECTURE.md has the
+//! layers and what each folder does. Modules import only from the layers below them.
+
+mod cli;
+mod commands;
+mod config;
+mod desired;
+mod drain;
+mod event_loop;
+mod local_files;
+mod operator_files;
+mod publish;
+mod reconcile;
+mod render;
+mod runtime;
+mod state_dir;
+mod status;
+mod store;
+#[cfg(test)]
+mod test_support;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use daemon::shutdown::Shutdown;
+use program::text::describe_error;
+use program::{options, output};
+
+use cli::{Cli, Command, Common};
+
+/// The pure stages that decide, for the proof of the protocol in `tests/model`. They do no I/O and read no clock.
+pub mod decisions {
+    pub use crate::drain::{DrainContext, DrainTracker, OldProcess, SessionCount};
+    pub use crate::store::{StoreReplica, StoreRevision, StoreUpdate};
+}
+
+/// Runs the program, and returns its exit code.
+pub fn run() -> ExitCode {
+    if let Some(code) = manual::print_if_asked(Cli::command(), manual::Completions::Static) {
+        return code;
+    }
+    // Before the runtime, because malloc's settings must be made before there is a second thread.
+    event_loop::malloc::share_heap();
+    let cli: Cli = match options::read_options(Cli::command(), commands::USAGE) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::print_message(&format!("confgen: start: {error}"));
+            return output::flush_and_return(ExitCode::FAILURE);
+        }
+    };
+    // As a task, so that a thread of the runtime that reads a watch event runs the event loop next. The main thread would have to be
+    // woken.
+    let ended = runtime.block_on(async { tokio::spawn(run_command(cli)).await });
+    let result = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let code = result.unwrap_or_else(|error| {
+        tracing::error!("{}", describe_error(error.as_ref()));
+        // The log itself may have failed to start. Then standard error is the only place.
+        if !tracing::event_enabled!(tracing::Level::ERROR) {
+            output::print_message(&format!("confgen: {}", describe_error(error.as_ref())));
+        }
+        commands::exit_code(&error)
+    });
+    // A stop during the start does not wait for `haproxy -c`. No task that is cut off leaves half a file, because files are
+    // replaced atomically.
+    runtime.shutdown_background();
+    output::flush_and_return(code)
+}
+
+async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
+    // This comes first, because the kernel discards a SIGTERM to PID 1 that has no handler. The commands end by the signal.
+    let shutdown = cli.command.is_none().then(Shutdown::on_signals).transpose()?;
+    let common = cli.command.as_ref().map_or(&cli.common, Command::common);
+    daemon::log::init_as(&common.log_level, common.log_format)?;
+    match cli.command {
+        None => {
+            let Common { store, options, pacing, .. } = cli.common;
+            let store = store.resolve()?;
+            let admin = status::admin::Port::bind(cli.admin.resolve()?).await?;
+            event_loop::run(store, options, pacing, admin, &cli.hooks, shutdown.unwrap_or_default()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Once(common)) => commands::run_once(common).await,
+        Some(Command::Render { at_revision, common }) => commands::print_config(common, at_revision).await,
+        Some(Command::Diff(common)) => commands::print_diff(common).await,
+    }
+}
