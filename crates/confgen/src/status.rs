@@ -149,7 +149,7 @@ pub struct ReconcileStatus {
     /// A summary of the keys that are retained since the store was reset.
     pub reset_lost: RetainedAfterReset,
     /// Quarantined keys, each with the reason.
-    pub quarantined: BTreeMap<String, String>,
+    pub quarantined: Arc<BTreeMap<String, String>>,
     /// Served and rejected certificates.
     pub certificates: Arc<Certificates>,
     /// The number of rejected error pages.

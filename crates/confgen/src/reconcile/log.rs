@@ -52,7 +52,7 @@ impl Reconciler {
             retained: self.retained_upstreams(),
             reset_lost: self.retained.keys.summarize_loss(),
             acme: self.files.site.acme.clone(),
-            quarantined: self.logged.quarantined.clone(),
+            quarantined: Arc::clone(&self.logged.quarantined),
             certificates: Arc::clone(&self.files.local.certificates),
             refused_error_pages: self.files.local.pages.rejected.len(),
             manual_changes: self.haproxy.drift_counts().clone(),
@@ -74,6 +74,9 @@ impl Reconciler {
     /// Logs each quarantined key once, and once more when it no longer is. The same for remarks on the operator's files.
     pub fn log_quarantine(&mut self) {
         let quarantined = self.desired.quarantined_keys();
+        if quarantined == *self.logged.quarantined {
+            return self.log_operator_files();
+        }
         for (key, reason) in &quarantined {
             if self.logged.quarantined.get(key) != Some(reason) {
                 tracing::warn!(%key, %reason, "key quarantined");
@@ -82,7 +85,7 @@ impl Reconciler {
         for key in self.logged.quarantined.keys().filter(|key| !quarantined.contains_key(*key)) {
             tracing::info!(%key, "quarantine ended");
         }
-        self.logged.quarantined = quarantined;
+        self.logged.quarantined = Arc::new(quarantined);
         self.log_operator_files();
     }
 

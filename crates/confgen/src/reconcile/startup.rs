@@ -1,6 +1,6 @@
 //! The start of the reconciler: the state directory and the local files. It neither asks etcd nor changes HAProxy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -172,7 +172,7 @@ impl Reconciler {
                 old_process_listens: false,
             },
             logged: Logged {
-                quarantined: BTreeMap::new(),
+                quarantined: Arc::default(),
                 remarks: Vec::new(),
                 warnings: Arc::default(),
                 expiry: Expiry::default(),

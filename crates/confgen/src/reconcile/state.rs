@@ -83,7 +83,7 @@ pub struct Standing {
 
 /// The last logged facts. The log has each fact once.
 pub struct Logged {
-    pub quarantined: BTreeMap<String, String>,
+    pub quarantined: Arc<BTreeMap<String, String>>,
     /// Remarks on the operator's files.
     pub remarks: Vec<String>,
     /// HAProxy's warnings about all files.

@@ -111,7 +111,7 @@ fn show_unfinished_act(UnderWay { kind, reason, taken }: UnderWay) -> Unfinished
 
 /// The answer to `/api/v1/quarantine`.
 pub fn show_quarantine(report: &Status) -> Quarantine {
-    Quarantine { quarantine: report.reconcile.quarantined.clone() }
+    Quarantine { quarantine: report.reconcile.quarantined.as_ref().clone() }
 }
 
 /// The answer to `/api/v1/history`.

@@ -3,7 +3,9 @@
 //! It is a task of its own, so an etcd that doesn't answer delays no reconcile. It deletes nothing at the end: the lease ends 10 s
 //! later. Until then a restarted confgen takes the key over, and HAProxy has served all the time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use discovery::{BalancerRecord, Key, Node};
@@ -52,6 +54,11 @@ enum WriteOutcome {
 
 /// The balancer record with whole lists. The stored one is shortened.
 pub fn to_balancer_record(status: &Status) -> BalancerRecord {
+    let quarantined = BTreeMap::clone(&status.reconcile.quarantined);
+    BalancerRecord { quarantined, ..without_quarantine(status) }
+}
+
+fn without_quarantine(status: &Status) -> BalancerRecord {
     let (seen, reconcile) = (status.seen, &status.reconcile);
     // A revision of the store before a reset says nothing about the store after it.
     let applied = reconcile.applied.filter(|it| it.cluster == seen.cluster && it.revision <= seen.revision);
@@ -66,7 +73,6 @@ pub fn to_balancer_record(status: &Status) -> BalancerRecord {
         lost: Some(reconcile.reset_lost),
         guarded: Some(reconcile.retained.values().filter(|it| it.by == Retainer::Guard).count()),
         held: reconcile.retained.keys().map(server_name).collect(),
-        quarantined: reconcile.quarantined.iter().map(|(key, why)| (key.clone(), why.clone())).collect(),
         draining: status.draining.iter().map(|(name, sessions)| (server_name(name), *sessions)).collect(),
         ..BalancerRecord::default()
     }
@@ -76,11 +82,31 @@ fn server_name((service, id): &DrainedUpstream) -> String {
     BalancerRecord::server_name(service, id)
 }
 
-fn wanted_record(status: &Status) -> WantedRecord {
-    let left_out = status.reconcile.desired.left_out_keys();
-    let value = to_balancer_record(status).fit_into_key();
-    let value = value.with_unnamed_quarantine(left_out.services(), left_out.has_unnamed_services());
-    WantedRecord { value, drains_ended: status.drains_ended }
+/// The quarantined keys as they fit into the record. They may be tens of thousands, and the status changes several times with each
+/// change of the store. So they are shortened only when they change.
+#[derive(Default)]
+struct ShortQuarantine {
+    whole: Arc<BTreeMap<String, String>>,
+    /// A record with these keys only.
+    short: BalancerRecord,
+}
+
+impl ShortQuarantine {
+    fn update(&mut self, quarantined: &Arc<BTreeMap<String, String>>) -> &BalancerRecord {
+        if !Arc::ptr_eq(&self.whole, quarantined) {
+            let whole = BalancerRecord { quarantined: BTreeMap::clone(quarantined), ..BalancerRecord::default() };
+            *self = Self { whole: Arc::clone(quarantined), short: whole.fit_into_key() };
+        }
+        &self.short
+    }
+
+    fn wanted_record(&mut self, status: &Status) -> WantedRecord {
+        let BalancerRecord { quarantined, more, cut, .. } = self.update(&status.reconcile.quarantined).clone();
+        let value = BalancerRecord { quarantined, more, cut, ..without_quarantine(status) }.fit_into_key();
+        let left_out = status.reconcile.desired.left_out_keys();
+        let value = value.with_unnamed_quarantine(left_out.services(), left_out.has_unnamed_services());
+        WantedRecord { value, drains_ended: status.drains_ended }
+    }
 }
 
 /// The time for the next write, or for the next read if nothing changed. The written record is out of date since `outdated`.
@@ -113,10 +139,10 @@ impl RecordConfig {
     pub async fn run(self, mut status: watch::Receiver<Status>, shutdown: CancellationToken) {
         let mut held = self.client.keep_lease(TTL, shutdown.clone());
         let mut keeper = RecordKeeper::open(self).await;
-        let mut outdated = None;
+        let (mut outdated, mut quarantine) = (None, ShortQuarantine::default());
         loop {
             let lease = *held.borrow_and_update();
-            let wanted = wanted_record(&status.borrow_and_update());
+            let wanted = quarantine.wanted_record(&status.borrow_and_update());
             let now = Instant::now();
             let is_written = keeper.written.as_ref().is_some_and(|written| written.wanted == wanted);
             outdated = if is_written { None } else { outdated.or(Some(now)) };
@@ -272,7 +298,8 @@ mod tests {
 
     fn applied(applied: Option<StoreRevision>, seen: i64) -> i64 {
         let standing = Arc::new(ReconcileStatus { applied, ..ReconcileStatus::default() });
-        wanted_record(&Status { seen: at(seen), reconcile: standing, ..Status::default() }).value.applied
+        let status = Status { seen: at(seen), reconcile: standing, ..Status::default() };
+        ShortQuarantine::default().wanted_record(&status).value.applied
     }
 
     #[test]
@@ -286,10 +313,17 @@ mod tests {
     #[test]
     fn a_list_that_is_cut_says_so() {
         let many = (0..5000).map(|n| (format!("http-services/x/overrides/n{n:04}"), "why".to_owned()));
-        let standing = ReconcileStatus { quarantined: many.collect(), ..ReconcileStatus::default() };
-        let value = wanted_record(&Status { reconcile: Arc::new(standing), ..Status::default() }).value;
+        let standing = ReconcileStatus { quarantined: Arc::new(many.collect()), ..ReconcileStatus::default() };
+        let status = Status { reconcile: Arc::new(standing), ..Status::default() };
+        let mut quarantine = ShortQuarantine::default();
+        let value = quarantine.wanted_record(&status).value;
         assert_eq!((value.quarantined.len(), value.more.len()), (BalancerRecord::MAX_ENTRIES, 1));
         assert!(value.more.contains("quarantined"));
+        let whole = to_balancer_record(&status).fit_into_key();
+        assert_eq!(value, whole, "the lists don't depend on each other");
+        assert_eq!(quarantine.wanted_record(&status).value, whole, "and are the same the next time");
+        let value = quarantine.wanted_record(&Status::default()).value;
+        assert!(value.quarantined.is_empty() && value.more.is_empty(), "a quarantine that ended");
     }
 
     #[test]

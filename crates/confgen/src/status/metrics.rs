@@ -406,7 +406,7 @@ mod tests {
                      http-services/a/overrides/2 {\"state\":\"drain\"}\ntcp-services/b/ports 3306";
         let desired = settle(&topology(store), &Default::default(), &Default::default());
         let mut reconcile = ReconcileStatus { desired: desired.into(), ..ReconcileStatus::default() };
-        reconcile.quarantined.insert("k".into(), "r".into());
+        Arc::make_mut(&mut reconcile.quarantined).insert("k".into(), "r".into());
         status.reconcile = Arc::new(reconcile);
         status.seen.revision = 9;
         status.record_action(HistoryEntry {

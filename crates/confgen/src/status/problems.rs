@@ -234,7 +234,7 @@ impl Finder<'_> {
     /// Checks what the store says: keys that aren't followed, and upstreams without keys.
     fn check_store(&mut self) {
         let mut by_service: BTreeMap<Option<ServiceId>, Vec<(&String, &String)>> = BTreeMap::new();
-        for (key, reason) in &self.status.reconcile.quarantined {
+        for (key, reason) in &*self.status.reconcile.quarantined {
             let service = key.parse::<Key>().ok().and_then(|key| key.service_id().cloned());
             by_service.entry(service).or_default().push((key, reason));
         }

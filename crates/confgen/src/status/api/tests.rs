@@ -46,7 +46,7 @@ fn report() -> Status {
     let refused = [("/certs/b.pem".into(), "no key".into())].into();
     let standing = ReconcileStatus {
         certificates: Arc::new(Certificates { files, choice, rejected: refused, ..Certificates::default() }),
-        quarantined: settled.quarantined_keys(),
+        quarantined: settled.quarantined_keys().into(),
         desired: settled.into(),
         applied: Some(position),
         operator_files: OperatorFilesStatus {

@@ -37,7 +37,8 @@ fn hostile() -> Status {
     let revision = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
     let db = crate::desired::names::parse_section("tcp-db").unwrap();
     let retained = Retained { by: Retainer::Guard, since: Some(SystemTime::UNIX_EPOCH) };
-    let mut reconcile = ReconcileStatus { desired: desired.into(), quarantined, ..ReconcileStatus::default() };
+    let mut reconcile =
+        ReconcileStatus { desired: desired.into(), quarantined: quarantined.into(), ..ReconcileStatus::default() };
     reconcile.retained.insert((db, "x".parse().unwrap()), retained);
     reconcile.applied = Some(revision);
     reconcile.operator_files.remarks = vec![BAD.into()];

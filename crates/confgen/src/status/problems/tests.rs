@@ -45,7 +45,7 @@ fn report() -> Status {
     let settled = settle(&topology(STORE), &Default::default(), &Default::default());
     let position = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
     let reconcile = ReconcileStatus {
-        quarantined: settled.quarantined_keys(),
+        quarantined: settled.quarantined_keys().into(),
         desired: settled.into(),
         applied: Some(position),
         ..ReconcileStatus::default()

@@ -77,7 +77,7 @@ impl Scene {
         let position = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
         let running = RunningHaproxy { pid: 7, version: Version::new(2, 6, 12), generation: None };
         let reconcile = ReconcileStatus {
-            quarantined: self.desired.quarantined_keys(),
+            quarantined: self.desired.quarantined_keys().into(),
             desired: Arc::new(self.desired.clone()),
             applied: Some(position),
             ..ReconcileStatus::default()
