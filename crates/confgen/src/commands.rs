@@ -40,7 +40,7 @@ pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
     let snapshot = fetch_snapshot(common.store, None).await?;
     let run = move || {
         let mut reconciler = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()), OwnFile::default())?;
-        let replica = reconciler.replica_of(&snapshot);
+        let replica = reconciler.replica_of(snapshot);
         once::run_once(reconciler, replica)
     };
     let outcome = tokio::task::spawn_blocking(run).await??;
@@ -91,7 +91,7 @@ async fn load_publication(common: Common, at_revision: Option<i64>) -> anyhow::R
     tokio::task::spawn_blocking(move || {
         let mut reconciler = Reconciler::open_read_only(common.options)?;
         // An old revision counts as it was. The current one may lack keys that confgen retains since a reset.
-        let current = if at_revision.is_some() { None } else { reconciler.replica_of(&snapshot).take_update() };
+        let current = if at_revision.is_some() { None } else { reconciler.replica_of(snapshot.clone()).take_update() };
         let update = current.unwrap_or_else(|| StoreUpdate::from_snapshot(&snapshot));
         reconciler.update_desired(&update)?;
         Ok(reconciler.publication())

@@ -54,7 +54,7 @@ impl StoreUpdate {
     /// The update of a one-shot command, which has no earlier one to compare with.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         Self {
-            topology: Arc::new(build_topology(&snapshot.entries, &Topology::default())),
+            topology: Arc::new(build_topology(snapshot.entries.clone(), &Topology::default())),
             store_revision: StoreRevision::from_snapshot(snapshot),
             changed: Changed::All,
             graceful_removals: BTreeSet::new(),
@@ -124,24 +124,26 @@ impl StoreReplica {
     }
 
     /// Replaces the replica by a listing of all keys. If the store was reset, the keys that it lacks are retained.
-    pub fn apply_listing(&mut self, snapshot: &Snapshot) {
-        let now = StoreRevision::from_snapshot(snapshot);
+    pub fn apply_listing(&mut self, snapshot: Snapshot) {
+        let now = StoreRevision::from_snapshot(&snapshot);
         // The newest revision counts: after a restore, the store may lack nothing but balancer records.
         let known = self
             .store_revision
             .map(|known| StoreRevision { revision: known.revision.max(self.newest_revision), ..known });
         let reset = known.and_then(|known| known.compare(now).err());
-        let now_kept = build_topology(&snapshot.entries, &self.topology);
+        let needs_keys = reset.is_some() || !self.retained.is_empty();
+        let keys = snapshot.entries.iter().filter(|_| needs_keys || cfg!(debug_assertions));
+        let listed: BTreeSet<String> = keys.map(|entry| entry.key.clone()).collect();
+        let now_kept = build_topology(snapshot.entries, &self.topology);
         let last = std::mem::replace(&mut self.topology, Arc::new(now_kept));
-        if reset.is_some() || !self.retained.is_empty() {
-            let listed: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
+        if needs_keys {
+            let listed = listed.iter().map(String::as_str).collect();
             self.retain_missing_keys(&last, &listed, reset.map(|reason| (reason, now)));
         }
         (self.store_revision, self.newest_revision) = (Some(now), now.revision);
         // Every listing has all services decided anew, in case that an event was lost.
         (self.is_known, self.changed) = (true, Changed::All);
-        let stored = snapshot.entries.iter().map(|entry| entry.key.as_str());
-        debug_assert_eq!(self.check_invariants(stored), Ok(()));
+        debug_assert_eq!(self.check_invariants(listed.iter().map(String::as_str)), Ok(()));
     }
 
     /// Retains the keys that a reset store lacks. Without a reset, releases the retained keys that were listed.
@@ -335,8 +337,8 @@ impl StoreReplica {
 }
 
 /// Builds the topology of a listing within the limits. Keys that `last` keeps stay.
-fn build_topology(entries: &[Entry], last: &Topology) -> Topology {
-    let entries = entries.iter().filter(|entry| is_followed(&entry.key));
+fn build_topology(mut entries: Vec<Entry>, last: &Topology) -> Topology {
+    entries.retain(|entry| is_followed(&entry.key));
     Topology::from_listing(entries, KEY_LIMITS, last)
 }
 

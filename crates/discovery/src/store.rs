@@ -4,8 +4,6 @@ mod revision;
 
 pub use revision::{ResetReason, StoreRevision};
 
-use std::borrow::Cow;
-
 use crate::Key;
 
 /// One key with its value, as etcd keeps it.
@@ -36,11 +34,6 @@ const CUT_HEAD: usize = 200;
 const CUT_PREFACE: usize = 64;
 
 impl Entry {
-    /// The same as [`Entry::with_bounded_value`]. It copies nothing that is short enough.
-    pub(crate) fn bound_value(&self) -> Cow<'_, Self> {
-        if self.is_surely_short() { Cow::Borrowed(self) } else { Cow::Owned(self.clone().with_bounded_value()) }
-    }
-
     /// True if the value is too short to be cut. One that was cut before is, since its mark has the original length.
     fn is_surely_short(&self) -> bool {
         self.value.len() <= CUT_HEAD + CUT_PREFACE

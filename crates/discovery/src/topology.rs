@@ -68,7 +68,7 @@ impl Topology {
     pub fn from_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut topology = Self::default();
         for entry in entries {
-            topology.set_key(&entry.key, Some((entry, Arrival::New)));
+            topology.put_entry(entry.clone(), Arrival::New);
         }
         topology.check_invariants();
         topology
@@ -77,17 +77,16 @@ impl Topology {
     /// The topology of a listing, within limits. Keys that `last` keeps go first, then the oldest ones. So a key that is served
     /// is not displaced.
     /// No value is kept beyond what is read of it.
-    pub fn from_listing<'a>(entries: impl IntoIterator<Item = &'a Entry>, limits: KeyLimits, last: &Self) -> Self {
+    pub fn from_listing(mut entries: Vec<Entry>, limits: KeyLimits, last: &Self) -> Self {
         let mut topology = Self::default().with_limits(limits);
-        let mut entries: Vec<&Entry> = entries.into_iter().collect();
         // Most stores are smaller than that, and need no order.
         let smallest = limits.services.min(limits.upstreams_per_service).min(limits.upstreams).min(limits.others);
         if entries.len() > smallest {
             entries.sort_by_cached_key(|entry| (!last.keeps_key(&entry.key), entry.create_revision));
         }
+        // Moved, not copied: 10,000 copies between the originals would leave as many holes in the heap.
         for entry in entries {
-            let entry = entry.bound_value();
-            topology.set_key(&entry.key, Some((&entry, Arrival::New)));
+            topology.put_entry(entry.with_bounded_value(), Arrival::New);
         }
         topology.share_unchanged(last);
         topology.check_invariants();
@@ -114,10 +113,10 @@ impl Topology {
     pub fn apply_change(&mut self, change: &Change) -> Option<ServiceId> {
         let service = match change {
             Change::Put(entry) if entry.create_revision == entry.mod_revision => {
-                self.set_key(&entry.key, Some((entry, Arrival::New)))
+                self.put_entry(entry.clone(), Arrival::New)
             }
-            Change::Put(entry) => self.set_key(&entry.key, Some((entry, Arrival::Rewritten))),
-            Change::Delete { key, .. } => self.set_key(key, None),
+            Change::Put(entry) => self.put_entry(entry.clone(), Arrival::Rewritten),
+            Change::Delete { key, .. } => self.remove_key(key),
         };
         // Only the changed key: a check of all keys for each change would make a store of 10,000 unusable in debug builds.
         let is_there = matches!(change, Change::Put(_));
@@ -127,38 +126,55 @@ impl Topology {
 
     /// Keeps an entry whatever the limits are.
     pub fn force_entry(&mut self, entry: &Entry) {
-        self.set_key(&entry.key, Some((entry, Arrival::Forced)));
+        self.put_entry(entry.clone(), Arrival::Forced);
     }
 
-    fn set_key(&mut self, key: &str, entry: Option<(&Entry, Arrival)>) -> Option<ServiceId> {
-        match key.parse::<Key>() {
-            Ok(Key::Balancer(node)) => {
-                self.set_balancer(node, entry);
-                None
-            }
-            Ok(Key::AcceptStore) => {
-                self.accept_store = entry.map(|(entry, _)| entry.clone());
-                None
-            }
-            Ok(Key::Log(_)) => None,
-            Ok(key @ (Key::Slot { .. } | Key::Standby { .. })) => {
-                self.set_copy_key(&key, entry.map(|(entry, _)| entry));
-                None
-            }
-            Ok(key) => {
-                let id = key.service_id()?;
-                self.set_or_leave_out(id, &key, entry);
-                Some(id.clone())
-            }
+    fn put_entry(&mut self, entry: Entry, arrival: Arrival) -> Option<ServiceId> {
+        match entry.key.parse::<Key>() {
+            Ok(key) => self.set_key(&key, Some((entry, arrival))),
             Err(error) => {
-                self.set_ignored_key(key, entry.map(|(entry, arrival)| (refine_key_error(entry, error), arrival)));
+                let error = refine_key_error(&entry, error);
+                self.set_ignored_key(&entry.key, Some((error, arrival)));
                 None
             }
         }
     }
 
+    fn remove_key(&mut self, key: &str) -> Option<ServiceId> {
+        match key.parse::<Key>() {
+            Ok(key) => self.set_key(&key, None),
+            Err(_) => {
+                self.set_ignored_key(key, None);
+                None
+            }
+        }
+    }
+
+    fn set_key(&mut self, key: &Key, entry: Option<(Entry, Arrival)>) -> Option<ServiceId> {
+        match key {
+            Key::Balancer(node) => {
+                self.set_balancer(node, entry);
+                None
+            }
+            Key::AcceptStore => {
+                self.accept_store = entry.map(|(entry, _)| entry);
+                None
+            }
+            Key::Log(_) => None,
+            Key::Slot { .. } | Key::Standby { .. } => {
+                self.set_copy_key(key, entry.map(|(entry, _)| entry));
+                None
+            }
+            Key::Setting { .. } | Key::Upstream { .. } | Key::Override { .. } => {
+                let id = key.service_id()?;
+                self.set_or_leave_out(id, key, entry);
+                Some(id.clone())
+            }
+        }
+    }
+
     /// Sets a slot or stand-by, if the limits keep them at all.
-    fn set_copy_key(&mut self, key: &Key, entry: Option<&Entry>) {
+    fn set_copy_key(&mut self, key: &Key, entry: Option<Entry>) {
         let Some(id) = key.service_id().filter(|_| self.limits.with_copies) else { return };
         let copies = Arc::make_mut(self.copies.entry(id.clone()).or_default());
         copies.set_key(key, entry);
@@ -167,18 +183,18 @@ impl Topology {
         }
     }
 
-    fn set_balancer(&mut self, node: Node, entry: Option<(&Entry, Arrival)>) {
-        let has_room = self.balancers.len() < self.limits.others || self.balancers.contains_key(&node);
+    fn set_balancer(&mut self, node: &Node, entry: Option<(Entry, Arrival)>) {
+        let has_room = self.balancers.len() < self.limits.others || self.balancers.contains_key(node);
         match entry {
-            Some((entry, _)) if has_room => _ = self.balancers.insert(node, entry.clone()),
+            Some((entry, _)) if has_room => _ = self.balancers.insert(node.clone(), entry),
             Some((_, arrival)) => self.leave_other_out(arrival),
-            None if self.balancers.remove(&node).is_none() => self.forget_other(),
+            None if self.balancers.remove(node).is_none() => self.forget_other(),
             None => {}
         }
     }
 
     /// Sets a service's key, or only counts it if there is no room.
-    fn set_or_leave_out(&mut self, id: &ServiceId, key: &Key, entry: Option<(&Entry, Arrival)>) {
+    fn set_or_leave_out(&mut self, id: &ServiceId, key: &Key, entry: Option<(Entry, Arrival)>) {
         match entry {
             Some((_, arrival)) if arrival != Arrival::Forced && !self.has_room_for(id, key) => {
                 if arrival == Arrival::New {
@@ -270,7 +286,7 @@ impl Topology {
         }
     }
 
-    fn set_service_key(&mut self, id: &ServiceId, key: &Key, entry: Option<&Entry>) {
+    fn set_service_key(&mut self, id: &ServiceId, key: &Key, entry: Option<Entry>) {
         let service = self.services.entry(id.clone()).or_insert_with(|| Arc::new(Service::new(id.kind)));
         let service = Arc::make_mut(service);
         let before = service.count_upstream_keys();

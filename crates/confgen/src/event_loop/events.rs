@@ -23,7 +23,7 @@ impl EventLoop {
                 tracing::info!(keys, revision, "store listed");
                 self.replica.set_listing_time(SystemTime::now());
                 let (known, before) = (self.replica.store_revision(), Arc::clone(self.replica.topology()));
-                self.replica.apply_listing(&snapshot);
+                self.replica.apply_listing(snapshot);
                 self.changes.note_listing(known, &before, self.replica.store_revision(), self.replica.topology());
                 self.schedule(Input::StoreListed);
             }

@@ -115,7 +115,7 @@ mod tests {
         let all = Scope { resolve_all: true, ..Scope::default() };
         for (scope, expected) in [(all, Changed::All), (Scope::default(), Changed::no_services())] {
             let mut replica = StoreReplica::default();
-            replica.apply_listing(&discovery::Snapshot::default());
+            replica.apply_listing(discovery::Snapshot::default());
             drop(replica.take_update());
             let Some(Task::Reconcile { update, .. }) = Task::for_action(Action::Reconcile(scope), &mut replica) else {
                 panic!("the store is known");

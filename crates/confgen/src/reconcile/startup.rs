@@ -188,7 +188,7 @@ impl Reconciler {
     }
 
     /// A replica of a store that is listed once. It retains keys that the persisted store has, if the store was reset since.
-    pub fn replica_of(&mut self, snapshot: &Snapshot) -> StoreReplica {
+    pub fn replica_of(&mut self, snapshot: Snapshot) -> StoreReplica {
         let mut replica = StoreReplica::from_persisted(self.take_persisted());
         replica.set_listing_time(SystemTime::now());
         replica.apply_listing(snapshot);

@@ -21,7 +21,7 @@ const RESET: StoreRevision = StoreRevision { cluster: 7, raft_term: 2, revision:
 /// The replica of a store with a shop at two addresses, one of them a blog's too.
 fn replica() -> StoreReplica {
     let mut replica = StoreReplica::default();
-    replica.apply_listing(&listing(
+    replica.apply_listing(listing(
         FIRST,
         &[
             entry("http-services/shop/domain", "shop.com", 1),
@@ -38,7 +38,7 @@ fn replica() -> StoreReplica {
 
 fn reset_replica(entries: &[Entry]) -> StoreReplica {
     let mut replica = replica();
-    replica.apply_listing(&listing(RESET, entries));
+    replica.apply_listing(listing(RESET, entries));
     replica
 }
 
@@ -77,7 +77,7 @@ fn each_change_is_in_one_update() {
     let mut replica = StoreReplica::default();
     let first = upstream("a", "1", "10.0.0.1:80", 3);
     assert!(!replica.apply_changes(3, &[Change::Put(first)]) && replica.take_update().is_none());
-    replica.apply_listing(&listing(RESET, &[]));
+    replica.apply_listing(listing(RESET, &[]));
     assert_eq!(replica.take_update().unwrap().changed, Changed::All);
     assert!(put(&mut replica, upstream("a", "1", "10.0.0.1:80", 6)));
     assert!(put(&mut replica, entry("control/accept-store", "", 7)) && replica.has_unseen_changes());
@@ -101,9 +101,9 @@ fn slots_and_standbys_are_followed_without_work() {
     assert!(!replica.apply_changes(104, &[gone]));
     assert_eq!((keys(&replica), replica.store_revision().revision), (ALL.to_vec(), 104));
     assert!(!replica.has_unseen_changes() && replica.topology.malformed_keys().is_empty());
-    replica.apply_listing(&listing(StoreRevision { revision: 105, ..FIRST }, &[entry(standby, "{}", 102)]));
+    replica.apply_listing(listing(StoreRevision { revision: 105, ..FIRST }, &[entry(standby, "{}", 102)]));
     assert!(replica.topology.services().is_empty(), "a service isn't there because of a stand-by");
-    replica.apply_listing(&listing(RESET, &[]));
+    replica.apply_listing(listing(RESET, &[]));
     assert!(replica.retained.is_empty());
 }
 
@@ -112,7 +112,7 @@ fn a_living_store_is_followed_although_it_lacks_keys() {
     let later = [FIRST, StoreRevision { raft_term: 9, ..FIRST }, StoreRevision { revision: 101, ..FIRST }];
     for position in later {
         let mut replica = replica();
-        replica.apply_listing(&listing(position, &[]));
+        replica.apply_listing(listing(position, &[]));
         assert!(keys(&replica).is_empty() && replica.take_reset_events().is_empty());
     }
     let mut replica = replica();
@@ -131,7 +131,7 @@ fn the_keys_that_a_reset_store_lacks_are_retained() {
     ];
     for (position, why) in wiped {
         let mut replica = replica();
-        replica.apply_listing(&listing(position, &[entry("http-services/shop/domain", "new.com", 1)]));
+        replica.apply_listing(listing(position, &[entry("http-services/shop/domain", "new.com", 1)]));
         assert_eq!(keys(&replica).len(), 4);
         assert_eq!(retained_keys(&replica), ["blog/upstreams/b", "shop/upstreams/a", "shop/upstreams/b"]);
         let shop = &replica.topology.services()
@@ -150,7 +150,7 @@ fn a_balancers_write_counts_as_the_newest_revision() {
     let mut replica = replica();
     put(&mut replica, entry("balancers/lb1", "{}", 150));
     assert_eq!(replica.store_revision().revision, 100);
-    replica.apply_listing(&listing(StoreRevision { revision: 149, ..FIRST }, &[]));
+    replica.apply_listing(listing(StoreRevision { revision: 149, ..FIRST }, &[]));
     assert_eq!(retained_keys(&replica), ALL);
 }
 
@@ -167,7 +167,7 @@ fn a_retained_key_is_released_when_it_is_written_again() {
     replica.apply_changes(7, &[gone]);
     assert_eq!(keys(&replica).len(), 3, "what was written again may go as any key");
     // A listing of the same store: the keys that it has are released, the others stay.
-    replica.apply_listing(&listing(StoreRevision { revision: 9, ..RESET }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
+    replica.apply_listing(listing(StoreRevision { revision: 9, ..RESET }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
     assert_eq!(retained_keys(&replica), ["blog/upstreams/b", "shop/upstreams/b"]);
     assert_eq!(keys(&replica).len(), 3);
 }
@@ -229,14 +229,14 @@ fn an_accepted_reset_releases_all_keys() {
     assert_ne!(news.changed, Changed::no_services());
     // The acceptance was written while confgen did not watch.
     let mut replica = reset_replica(&[]);
-    replica.apply_listing(&listing(StoreRevision { revision: 6, ..RESET }, &[word(7, 6)]));
+    replica.apply_listing(listing(StoreRevision { revision: 6, ..RESET }, &[word(7, 6)]));
     assert!(keys(&replica).is_empty());
 }
 
 #[test]
 fn a_second_reset_retains_the_keys_of_the_first() {
     let mut replica = reset_replica(&[upstream("shop", "c", "10.0.0.3:80", 2)]);
-    replica.apply_listing(&listing(StoreRevision { revision: 2, ..RESET }, &[]));
+    replica.apply_listing(listing(StoreRevision { revision: 2, ..RESET }, &[]));
     assert_eq!(retained_keys(&replica), [&ALL[..], &["shop/upstreams/c"]].concat());
 }
 
@@ -261,12 +261,12 @@ fn the_persisted_store_is_compared_with_etcd_and_served_without_it() {
     assert!(retained_keys(&replica).contains(&"shop/upstreams/b"), "who bore which address is remembered");
 
     let mut replica = StoreReplica::from_persisted(stored());
-    replica.apply_listing(&listing(StoreRevision { revision: 6, ..RESET }, &[]));
+    replica.apply_listing(listing(StoreRevision { revision: 6, ..RESET }, &[]));
     assert_eq!(retained_keys(&replica), ["shop/domain", "shop/upstreams/a", "shop/upstreams/b"], "still retained");
     assert_eq!(keys(&replica).len(), 3, "what was followed, and went while nobody looked, is gone");
 
     let mut replica = StoreReplica::from_persisted(stored());
-    replica.apply_listing(&listing(StoreRevision { revision: 4, ..RESET }, &[]));
+    replica.apply_listing(listing(StoreRevision { revision: 4, ..RESET }, &[]));
     assert_eq!(retained_keys(&replica), ALL, "reset while confgen was away");
 
     assert!(!StoreReplica::default().use_persisted(), "nothing is remembered, nothing is done");
@@ -277,8 +277,8 @@ fn the_retained_upstreams_are_those_that_serve() {
     let mut replica = StoreReplica::default();
     let current = upstream("shop", "a", "10.0.0.1:80", 2);
     let ancestor = entry("services/shop/upstreams/a", "10.0.0.9:80", 2);
-    replica.apply_listing(&listing(FIRST, &[current.clone(), ancestor]));
-    replica.apply_listing(&listing(RESET, &[]));
+    replica.apply_listing(listing(FIRST, &[current.clone(), ancestor]));
+    replica.apply_listing(listing(RESET, &[]));
     let served = |replica: &StoreReplica| {
         let services = replica.topology.services();
         replica.retained.served_upstreams(|service, id| Some(&services.get(service)?.upstream(id)?.entry.key)).len()
@@ -303,7 +303,7 @@ fn a_value_that_nothing_reads_is_cut() {
     // The refusal is unchanged after a restart, and after a listing.
     let again = serde_json::from_slice::<PersistedStore>(&stored).unwrap().into_topology();
     assert_eq!(again.services(), news.topology.services());
-    replica.apply_listing(&listing(StoreRevision { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
+    replica.apply_listing(listing(StoreRevision { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
     let refused = |topology: &Topology| {
         let fields = topology.services().values().flat_map(|it| it.upstreams());
         fields.filter_map(|(_, field)| Some(field.value.as_ref().err()?.to_string())).collect::<Vec<_>>()
@@ -311,7 +311,7 @@ fn a_value_that_nothing_reads_is_cut() {
     assert_eq!(refused(&replica.topology), refused(&again));
     assert!(refused(&again)[0].contains("1200000"), "{:?}", refused(&again));
     assert!(bytes(&replica) < 500);
-    replica.apply_listing(&listing(StoreRevision { revision: 1, ..FIRST }, &[]));
+    replica.apply_listing(listing(StoreRevision { revision: 1, ..FIRST }, &[]));
     assert!(bytes(&replica) < 500, "retained ones too");
 }
 

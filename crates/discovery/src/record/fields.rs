@@ -56,7 +56,7 @@ impl<'de, State: Deserialize<'de>> Visitor<'de> for FieldsVisitor<State> {
             backup: None,
             permanent: None,
             host: None,
-            unknown: UnknownFields::new(),
+            unknown: UnknownFields::default(),
         };
         let mut seen = BTreeSet::new();
         while let Some(FieldName(name)) = map.next_key()? {

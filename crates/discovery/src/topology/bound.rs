@@ -146,7 +146,7 @@ mod tests {
         let mut entries = vec![record("a", 9), record("b", 3), record("c", 5), entry("http-services/shop/domain", 20)];
         for _ in 0..entries.len() {
             entries.rotate_left(1);
-            let topology = Topology::from_listing(&entries, LIMITS, &Topology::default());
+            let topology = Topology::from_listing(entries.clone(), LIMITS, &Topology::default());
             assert_eq!(kept(&topology, "shop"), ["b", "c"]);
             assert!(topology.services()[&http("shop")].setting(crate::SettingName::Domain).is_some());
             assert_eq!(topology.left_out().services().collect::<Vec<_>>(), [&http("shop")]);
@@ -157,12 +157,12 @@ mod tests {
     #[test]
     fn a_kept_record_is_not_displaced_by_an_older_one_that_was_left_out() {
         let all = ["a", "b", "c"].map(|id| entry(&format!("http-services/shop/upstreams/{id}"), 5));
-        let mut topology = Topology::from_listing(&all, LIMITS, &Topology::default());
+        let mut topology = Topology::from_listing(all.to_vec(), LIMITS, &Topology::default());
         delete(&mut topology, "http-services/shop/upstreams/a");
         topology.apply_change(&Change::Put(entry("http-services/shop/upstreams/d", 9)));
         assert_eq!(kept(&topology, "shop"), ["b", "d"]);
         let now = [&all[1..], &[entry("http-services/shop/upstreams/d", 9)]].concat();
-        let listed = Topology::from_listing(&now, LIMITS, &topology);
+        let listed = Topology::from_listing(now.clone(), LIMITS, &topology);
         assert_eq!(kept(&listed, "shop"), ["b", "d"]);
         assert!(!listed.left_out().is_empty());
     }
@@ -187,7 +187,7 @@ mod tests {
     fn a_service_beyond_the_limit_is_left_out_whole_even_if_there_is_room_later() {
         let setting = |name: &str, leaf: &str, created| entry(&format!("http-services/{name}/{leaf}"), created);
         let entries = [setting("a", "tls", 1), setting("b", "tls", 2), setting("c", "tls", 3), setting("d", "tls", 4)];
-        let mut topology = Topology::from_listing(&entries, LIMITS, &Topology::default());
+        let mut topology = Topology::from_listing(entries.to_vec(), LIMITS, &Topology::default());
         assert_eq!(topology.services().len(), 3);
         topology.apply_change(&Change::Put(setting("d", "allow", 5)));
         delete(&mut topology, "http-services/a/tls");
@@ -208,7 +208,7 @@ mod tests {
             let key = move |leaf: &str| format!("http-services/{name}/{leaf}");
             [entry(&key("domain"), 1), entry(&key("upstreams/1"), 2), entry(&key("overrides/1"), 3)]
         });
-        let mut topology = Topology::from_listing(&entries.collect::<Vec<_>>(), LIMITS, &Topology::default());
+        let mut topology = Topology::from_listing(entries.collect::<Vec<_>>(), LIMITS, &Topology::default());
         let count = |topology: &Topology| topology.services().values().map(|it| it.entries().count()).sum::<usize>();
         assert_eq!((topology.services().len(), count(&topology)), (3, 3 + 4));
         delete(&mut topology, "http-services/a/upstreams/1");
@@ -222,7 +222,7 @@ mod tests {
             (0..5).map(|at| entry(&format!("http-services/shop/upstreams/a:{at}"), at)).collect();
         entries.extend((0..5).map(|at| Entry { value: Vec::new(), ..entry(&format!("notes/{at}"), at) }));
         entries.extend((0..5).map(|at| entry(&format!("balancers/lb{at}"), at)));
-        let mut topology = Topology::from_listing(&entries, LIMITS, &Topology::default());
+        let mut topology = Topology::from_listing(entries.clone(), LIMITS, &Topology::default());
         let counts = |topology: &Topology| {
             (topology.malformed_keys().len(), topology.ignored_keys().len(), topology.balancer_entries().len())
         };
@@ -239,7 +239,7 @@ mod tests {
             [format!("{folder}/slots/{at}"), format!("{folder}/standby/a"), format!("{folder}/slots/{}", at + 10)]
         });
         let entries: Vec<Entry> = keys.map(|key| Entry { value: br#"{"id":"a"}"#.into(), ..entry(&key, 1) }).collect();
-        let mut topology = Topology::from_listing(&entries, LIMITS, &Topology::default());
+        let mut topology = Topology::from_listing(entries.clone(), LIMITS, &Topology::default());
         for entry in &entries {
             assert_eq!(topology.apply_change(&Change::Put(entry.clone())), None);
         }
@@ -247,7 +247,7 @@ mod tests {
         entries.iter().for_each(|entry| delete(&mut topology, &entry.key));
         assert_eq!(topology, Topology::default().with_limits(LIMITS));
 
-        let mut all = Topology::from_listing(&entries, KeyLimits::UNLIMITED, &Topology::default());
+        let mut all = Topology::from_listing(entries.clone(), KeyLimits::UNLIMITED, &Topology::default());
         assert_eq!((all.copies().len(), all.services().len(), all.ignored_keys().len()), (8, 0, 0));
         assert_eq!(all.copies().values().flat_map(|copies| copies.entries()).count(), entries.len());
         entries.iter().for_each(|entry| delete(&mut all, &entry.key));
@@ -258,7 +258,7 @@ mod tests {
     fn services_that_are_left_out_are_named_up_to_a_number() {
         let entries: Vec<Entry> =
             (0..MAX_NAMED_SERVICES as i64 + 10).map(|at| entry(&format!("http-services/s{at}/domain"), at)).collect();
-        let mut topology = Topology::from_listing(&entries, LIMITS, &Topology::default());
+        let mut topology = Topology::from_listing(entries.clone(), LIMITS, &Topology::default());
         let named = |topology: &Topology| topology.left_out().services().count();
         assert_eq!((named(&topology), topology.left_out().has_unnamed_services()), (MAX_NAMED_SERVICES, true));
         entries.iter().for_each(|entry| delete(&mut topology, &entry.key));

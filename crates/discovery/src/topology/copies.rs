@@ -36,14 +36,14 @@ impl Copies {
     }
 
     /// Sets one key. `None` removes it.
-    pub(super) fn set_key(&mut self, key: &Key, entry: Option<&Entry>) {
+    pub(super) fn set_key(&mut self, key: &Key, entry: Option<Entry>) {
         match key {
             Key::Slot { number, .. } => {
-                let parsed = entry.map(|entry| new_parsed_entry(entry, Slot::parse(&entry.value)));
+                let parsed = entry.map(|entry| new_parsed_entry(entry, Slot::parse));
                 set_entry(&mut self.slots, *number, parsed);
             }
             Key::Standby { id, .. } => {
-                let parsed = entry.map(|entry| new_parsed_entry(entry, Standby::parse(&entry.value)));
+                let parsed = entry.map(|entry| new_parsed_entry(entry, Standby::parse));
                 set_entry(&mut self.standby, id.clone(), parsed);
             }
             _ => {}

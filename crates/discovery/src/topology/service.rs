@@ -166,21 +166,21 @@ impl Service {
     }
 
     /// Sets one key of the service. `None` removes it.
-    pub(super) fn set_key(&mut self, key: &Key, entry: Option<&Entry>) {
+    pub(super) fn set_key(&mut self, key: &Key, entry: Option<Entry>) {
         match key {
             Key::Setting { layout, name, .. } => {
                 let parsed = entry.map(|entry| {
                     let StoredSetting { value, refused_words } = Setting::parse_stored(self.kind, *name, &entry.value);
-                    Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words })
+                    Arc::new(ParsedEntry { entry, value, refused_words })
                 });
                 set_layer(&mut self.settings, name, *layout, parsed);
             }
             Key::Upstream { layout, id, .. } => {
-                let parsed = entry.map(|entry| new_parsed_entry(entry, Upstream::parse(&entry.value)));
+                let parsed = entry.map(|entry| new_parsed_entry(entry, Upstream::parse));
                 set_layer(&mut self.upstreams, id, *layout, parsed);
             }
             Key::Override { id, .. } => {
-                let parsed = entry.map(|entry| new_parsed_entry(entry, Override::parse(&entry.value)));
+                let parsed = entry.map(|entry| new_parsed_entry(entry, Override::parse));
                 set_layer(&mut self.overrides, id, Layout::Current, parsed);
             }
             Key::Slot { .. } | Key::Standby { .. } | Key::Balancer(_) | Key::AcceptStore | Key::Log(_) => {}
@@ -198,8 +198,9 @@ impl Service {
     }
 }
 
-pub(super) fn new_parsed_entry<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<ParsedEntry<T>> {
-    Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words: None })
+pub(super) fn new_parsed_entry<T>(entry: Entry, parse: fn(&[u8]) -> Result<T, Refusal>) -> Arc<ParsedEntry<T>> {
+    let value = parse(&entry.value);
+    Arc::new(ParsedEntry { entry, value, refused_words: None })
 }
 
 fn set_layer<K: Ord + Clone, T>(
