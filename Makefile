@@ -82,6 +82,10 @@ test: NEEDS += iptables:iptables promtool:prometheus chromedriver:chromium-drive
 test: deps ## Every test, against real etcd, HAProxy and supervisord; in namespaces and containers too where they can be made
 	CARGO="$(CARGO)" tests/run
 
+.PHONY: simulate
+simulate: build ## 10,000 seeds of the simulation (docs/internals/simulation.md); SEED=4711 replays one
+	@exec $(DEBUG)/simulation $(if $(SEED),--seed $(SEED))
+
 .PHONY: test-images
 test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
 test-images: build ## The container images, built and run; needs Docker

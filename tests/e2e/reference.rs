@@ -221,6 +221,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 40] = [
     ("docs/internals/handover.md", &[]),
     ("docs/internals/haproxy-facts.md", &[]),
     ("docs/internals/performance.md", &[]),
+    ("docs/internals/simulation.md", &[("The seeded simulation", "they run tests")]),
     ("docs/internals/state-dir.md", &[]),
     ("docs/internals/testing.md", &[("Tests", "they run tests")]),
     (

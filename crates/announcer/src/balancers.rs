@@ -13,7 +13,7 @@ use crate::registrar::Written;
 
 /// Confirmation that the announcer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Question {
+pub enum Question {
     /// The balancer sends requests to our records and refuses none of them.
     Runs,
     /// The balancer sends no request to our records any more, and no session is open.
@@ -22,17 +22,17 @@ pub(crate) enum Question {
 
 /// Replica of `balancers/`, without its watch. Pure.
 #[derive(Debug, Default)]
-pub(crate) struct BalancerStates {
+pub struct BalancerStates {
     all: BalancerRecords,
     /// False while the watch is interrupted.
-    pub(crate) is_connected: bool,
+    pub is_connected: bool,
     /// True after the first listing. From then on the missing balancers are known by name.
-    pub(crate) was_connected: bool,
+    pub was_connected: bool,
 }
 
 impl BalancerStates {
     /// Applies a change of the store. A listing replaces everything.
-    pub(crate) fn apply_event(&mut self, event: Event) {
+    pub fn apply_event(&mut self, event: Event) {
         self.is_connected = !matches!(event, Event::Disconnected { .. });
         self.was_connected |= self.is_connected;
         match event {
@@ -43,12 +43,12 @@ impl BalancerStates {
     }
 
     /// True if no live balancer has a record.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     /// Nodes that have not confirmed at least one of the records, sorted.
-    pub(crate) fn list_unconfirmed(&self, question: Question, written: &Written) -> Vec<&str> {
+    pub fn list_unconfirmed(&self, question: Question, written: &Written) -> Vec<&str> {
         let nodes = self.all.disagreeing_nodes(|balancer| match question {
             Question::Runs => {
                 written.our_names().all(|(service, id)| self.has_applied(balancer, written.revision, service, id))
@@ -70,14 +70,14 @@ impl BalancerStates {
     }
 
     /// Refusals of these keys, with the balancer and its reason.
-    pub(crate) fn list_refusals<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = QuarantinedKey> + 'a {
+    pub fn list_refusals<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = QuarantinedKey> + 'a {
         self.all.quarantined_keys(keys)
     }
 }
 
 /// Watch of `balancers/`. Dropping it ends the watch.
-pub(crate) struct BalancerWatch {
-    pub(crate) balancers: BalancerStates,
+pub struct BalancerWatch {
+    pub balancers: BalancerStates,
     events: mpsc::Receiver<Event>,
     /// True after the interruption was logged, so that each one is logged once.
     is_outage_logged: bool,
@@ -86,7 +86,7 @@ pub(crate) struct BalancerWatch {
 
 impl BalancerWatch {
     /// Starts to follow `balancers/`. The first listing is not applied yet.
-    pub(crate) fn start(client: &Client) -> Self {
+    pub fn start(client: &Client) -> Self {
         let end = CancellationToken::new();
         // An agent that withdraws a host has one watch for each container.
         let options = FollowOptions { folder: "balancers", shares_stream: true, ..FollowOptions::default() };

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 /// Health with a count of checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
+pub enum Health {
     /// Has not worked yet. This many checks in a row passed.
     New(u32),
     /// Works. This many checks in a row failed.
@@ -17,22 +17,22 @@ pub(crate) enum Health {
 
 /// Number of equal results in a row that change the health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Thresholds {
+pub struct Thresholds {
     /// `--check-rise`: passes until the app counts as working.
-    pub(crate) rise: NonZeroU32,
+    pub rise: NonZeroU32,
     /// `--check-fall`: failures until it counts as down.
-    pub(crate) fall: NonZeroU32,
+    pub fall: NonZeroU32,
 }
 
 impl Health {
     /// True if requests may be sent to the upstream.
-    pub(crate) fn is_up(self) -> bool {
+    pub fn is_up(self) -> bool {
         matches!(self, Self::Up(_))
     }
 }
 
 /// Health after one more check. An app that is starting can't fail, because its record isn't written yet.
-pub(crate) fn step(health: Health, passed: bool, thresholds: Thresholds) -> Health {
+pub fn step(health: Health, passed: bool, thresholds: Thresholds) -> Health {
     let (rise, fall) = (thresholds.rise.get(), thresholds.fall.get());
     let next = match (health, passed) {
         (Health::New(before) | Health::Down(before), true) if before.saturating_add(1) >= rise => Health::Up(0),
@@ -71,7 +71,7 @@ pub(crate) mod tests {
     }
 
     /// The table for `--check-rise 2 --check-fall 3`.
-    pub(crate) fn table() -> String {
+    pub fn table() -> String {
         let mut table = String::from("| health | check passes | check fails |\n|---|---|---|\n");
         let all = [0, 1].map(Health::New).into_iter().chain([0, 1, 2].map(Health::Up)).chain([0, 1].map(Health::Down));
         for health in all {

@@ -47,6 +47,12 @@ const USAGE: u8 = 2;
 
 /// The pure functions that decide, for the proof of the protocol in `tests/model`. They do no I/O and read no clock.
 pub mod decisions {
+    pub use crate::balancers::{BalancerStates, Question};
+    pub use crate::config::upstream::{Announcement, OverwriteRules};
+    pub use crate::health::Health;
+    pub use crate::record::{Record, Want};
+    pub use crate::registrar::Written;
+    pub use crate::registrar::record_set::{Conclusion, KeyObservation, RecordSet};
     pub use crate::state::{Action, Event, State, step};
 }
 

@@ -12,7 +12,7 @@ use crate::config::upstream::{Announcement, OverwriteRules};
 
 /// An announcement with its address.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
+pub struct Record {
     announcement: Announcement,
     address: UpstreamAddress,
     overwrite_rules: OverwriteRules,
@@ -20,7 +20,7 @@ pub(crate) struct Record {
 
 /// Wanted state of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
+pub enum Want {
     /// Stored in this state, and stored again after each loss of the lease.
     Present(UpstreamState),
     /// In this state if it is stored. A missing record stays missing.
@@ -31,25 +31,25 @@ pub(crate) enum Want {
 
 /// Knowledge of a record, for the admin port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RecordStatus {
+pub struct RecordStatus {
     /// State in the store, under our lease. `None` if the record is missing or belongs to another owner.
-    pub(crate) stored_state: Option<UpstreamState>,
+    pub stored_state: Option<UpstreamState>,
     /// Number of times that the record was put into the store.
-    pub(crate) registrations: u64,
+    pub registrations: u64,
     /// Those of the registrations that repaired a change by another writer.
-    pub(crate) restorations: u64,
+    pub restorations: u64,
     /// Owner that has the id instead, with its address and lease.
-    pub(crate) owner: Option<String>,
+    pub owner: Option<String>,
 }
 
 impl Record {
     /// Makes the record of an announcement at this address.
-    pub(crate) fn new(announcement: Announcement, address: UpstreamAddress, overwrite_rules: OverwriteRules) -> Self {
+    pub fn new(announcement: Announcement, address: UpstreamAddress, overwrite_rules: OverwriteRules) -> Self {
         Self { announcement, address, overwrite_rules }
     }
 
     /// The record that an entry has, without settings, and its state. `None` if the entry is none.
-    pub(crate) fn from_entry(entry: &Entry) -> Option<(Self, UpstreamState)> {
+    pub fn from_entry(entry: &Entry) -> Option<(Self, UpstreamState)> {
         let Ok(Key::Upstream { service, id, .. }) = entry.key.parse() else { return None };
         let Upstream { address, weight, color, host, state, .. } = Upstream::parse(&entry.value).ok()?;
         let announcement = Announcement { service, id, weight, color, host, settings: Vec::new() };
@@ -59,37 +59,37 @@ impl Record {
     }
 
     /// Key relative to the prefix.
-    pub(crate) fn key(&self) -> String {
+    pub fn key(&self) -> String {
         Key::for_upstream(&self.announcement.service, &self.announcement.id).to_string()
     }
 
     /// Address at which balancers reach the app.
-    pub(crate) fn address(&self) -> UpstreamAddress {
+    pub fn address(&self) -> UpstreamAddress {
         self.address
     }
 
     /// Name of the host that the record names.
-    pub(crate) fn host(&self) -> Option<&HostName> {
+    pub fn host(&self) -> Option<&HostName> {
         self.announcement.host.as_ref()
     }
 
     /// Service and id, the two parts of the key.
-    pub(crate) fn service_and_id(&self) -> (&ServiceId, &UpstreamId) {
+    pub fn service_and_id(&self) -> (&ServiceId, &UpstreamId) {
         (&self.announcement.service, &self.announcement.id)
     }
 
     /// Settings that the options give to the service.
-    pub(crate) fn announced_settings(&self) -> impl Iterator<Item = &Setting> {
+    pub fn announced_settings(&self) -> impl Iterator<Item = &Setting> {
         self.announcement.settings.iter()
     }
 
     /// Keys of the settings, relative to the prefix.
-    pub(crate) fn setting_keys(&self) -> impl Iterator<Item = String> {
+    pub fn setting_keys(&self) -> impl Iterator<Item = String> {
         self.keyed_settings().map(|(key, _)| key)
     }
 
     /// Value in this state. Without a lease it is marked as permanent.
-    pub(crate) fn encode_value(&self, state: UpstreamState, lease: Option<LeaseId>) -> String {
+    pub fn encode_value(&self, state: UpstreamState, lease: Option<LeaseId>) -> String {
         let Announcement { weight, color, host, .. } = &self.announcement;
         let permanent = lease.is_none();
         let upstream = Upstream {
@@ -106,13 +106,13 @@ impl Record {
     }
 
     /// Entry of the record among those that a transaction found.
-    pub(crate) fn find_entry<'a>(&self, found: &'a [Entry]) -> Option<&'a Entry> {
+    pub fn find_entry<'a>(&self, found: &'a [Entry]) -> Option<&'a Entry> {
         let key = self.key();
         found.iter().find(|entry| entry.key == key)
     }
 
     /// State in which this announcer writes exactly this value. `None` if another writer wrote it.
-    pub(crate) fn state_from_value(&self, value: &[u8], lease: LeaseId) -> Option<UpstreamState> {
+    pub fn state_from_value(&self, value: &[u8], lease: LeaseId) -> Option<UpstreamState> {
         let states = [UpstreamState::Ready, UpstreamState::Drain, UpstreamState::Down];
         states.into_iter().find(|state| self.encode_value(*state, Some(lease)).as_bytes() == value)
     }
@@ -139,19 +139,19 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) const UPSTREAM: &str = "http-services/shop/upstreams/a";
-    pub(crate) const DOMAIN: &str = "http-services/shop/domain";
+    pub const UPSTREAM: &str = "http-services/shop/upstreams/a";
+    pub const DOMAIN: &str = "http-services/shop/domain";
 
-    pub(crate) fn record_with(overwrite_rules: OverwriteRules) -> Record {
+    pub fn record_with(overwrite_rules: OverwriteRules) -> Record {
         Record { overwrite_rules, ..record_of("a", "10.0.0.1:80") }
     }
 
-    pub(crate) fn on_host(record: &Record, host: &str) -> Record {
+    pub fn on_host(record: &Record, host: &str) -> Record {
         let announcement = Announcement { host: host.parse().ok(), ..record.announcement.clone() };
         Record { announcement, ..record.clone() }
     }
 
-    pub(crate) fn record_of(id: &str, address: &str) -> Record {
+    pub fn record_of(id: &str, address: &str) -> Record {
         let settings = vec![Setting::parse(Kind::Http, SettingName::Domain, b"a.com b.com").unwrap()];
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
         let announcement = Announcement {
@@ -165,11 +165,11 @@ pub(crate) mod tests {
         Record::new(announcement, address.parse().unwrap(), OverwriteRules::default())
     }
 
-    pub(crate) fn entry(key: &str, value: &str, lease: i64) -> Entry {
+    pub fn entry(key: &str, value: &str, lease: i64) -> Entry {
         Entry { key: key.to_owned(), value: value.into(), create_revision: 3, mod_revision: 5, lease }
     }
 
-    pub(crate) fn our_lease() -> LeaseId {
+    pub fn our_lease() -> LeaseId {
         LeaseId::from(7)
     }
 

@@ -58,27 +58,27 @@ struct Progress {
 
 /// Records as the last round left them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Written {
+pub struct Written {
     /// Revision of the last write. A balancer that applied it serves all of our records.
-    pub(crate) revision: i64,
+    pub revision: i64,
     /// Records that are stored under our lease in the ordered state.
-    pub(crate) ours: Vec<Arc<Record>>,
+    pub ours: Vec<Arc<Record>>,
     /// Records that were stored once and are no longer. Balancers may still serve them.
-    pub(crate) gone: Vec<Arc<Record>>,
+    pub gone: Vec<Arc<Record>>,
     /// True if the removal of one of those has no known revision.
-    pub(crate) has_unknown_removal: bool,
+    pub has_unknown_removal: bool,
     /// Number of records that couldn't be written as ordered.
-    pub(crate) unwritten_count: usize,
+    pub unwritten_count: usize,
 }
 
 impl Written {
     /// Services and ids of [`Self::ours`].
-    pub(crate) fn our_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
+    pub fn our_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().map(|record| record.service_and_id())
     }
 
     /// Services and ids of [`Self::ours`] and [`Self::gone`].
-    pub(crate) fn all_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
+    pub fn all_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().chain(&self.gone).map(|record| record.service_and_id())
     }
 }

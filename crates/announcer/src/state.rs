@@ -175,7 +175,7 @@ impl State {
     }
 
     /// Wanted state of an upstream's record. `None` keeps the last one.
-    pub(crate) fn want_for_health(self, health: Health) -> Option<Want> {
+    pub fn want_for_health(self, health: Health) -> Option<Want> {
         match (self, health) {
             (Self::Announcing | Self::AwaitingBalancers | Self::Announced, Health::Up(_)) => {
                 Some(Want::Present(UpstreamState::Ready))

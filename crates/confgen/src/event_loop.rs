@@ -11,7 +11,7 @@ mod observer;
 pub(crate) mod once;
 mod program_pages;
 mod reconciler_thread;
-mod scheduler;
+pub(crate) mod scheduler;
 pub(crate) mod share;
 mod status_line;
 mod task;

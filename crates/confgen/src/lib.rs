@@ -30,10 +30,77 @@ use program::{options, output};
 
 use cli::{Cli, Command, Common};
 
-/// The pure stages that decide, for the proof of the protocol in `tests/model`. They do no I/O and read no clock.
+/// The stages that decide, for the model of the protocol and the seeded simulation. They read no clock. Only [`HaproxyControl`](decisions::HaproxyControl) does
+/// I/O, over the socket that its caller gives it.
 pub mod decisions {
-    pub use crate::drain::{DrainContext, DrainTracker, OldProcess, SessionCount};
-    pub use crate::store::{StoreReplica, StoreRevision, StoreUpdate};
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use clap::Parser;
+
+    use crate::cli::Cli;
+    use crate::operator_files::parse::OperatorConfig;
+    use crate::render::render_config;
+    use crate::render::stats_hash::Hash;
+    use crate::render::view::View;
+
+    pub use crate::cli::Pacing;
+    pub use crate::desired::{DesiredService, DesiredState, LastKnownGood, Policy, Preview, Route, Server, ServerState};
+    pub use crate::drain::{DrainContext, DrainTracker, DrainedUpstream, OldProcess, SessionCount};
+    pub use crate::event_loop::scheduler::{Action, Effect, End, Input, PublishEnd, RestartEnd, Scheduler, Scope};
+    pub use crate::reconcile::Pending;
+    pub use crate::render::Rendered;
+    pub use crate::render::restart_needed::{ConfigFingerprint, Generation, RestartReason};
+    pub use crate::render::service_texts::ServiceTexts;
+    pub use crate::render::view::Site;
+    pub use crate::runtime::{DriftCheck, GenerationFiles, HaproxyControl};
+    pub use crate::state_dir::Error as StateDirError;
+    pub use crate::status::balancer_record::to_balancer_record;
+    pub use crate::status::{ReconcileStatus, Retained, Retainer, Status};
+    pub use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned};
+    pub use crate::store::removal_guard::{
+        ClusterRevision, GuardPolicy, MassRemoval, Moment, PersistedUpstream, RemovalGuard, RetainedUpstream, ServerHealth,
+        UpstreamCounts, UpstreamRemoval,
+    };
+    pub use crate::store::{Changed, PersistedStore, RetainedKeys, StoreReplica, StoreRevision, StoreUpdate, bound_entry};
+
+    /// The site of an installation without options.
+    ///
+    /// # Errors
+    /// If a variable of the environment is no valid option.
+    pub fn default_site() -> Result<Site, String> {
+        let cli = Cli::try_parse_from(["confgen"]).map_err(|error| error.to_string())?;
+        Ok(cli.common.options.build_site(Hash::Sha256("0".repeat(64))))
+    }
+
+    /// The fingerprints of a desired state without operator files.
+    ///
+    /// # Errors
+    /// If a template can't be rendered.
+    pub fn fingerprint(desired: &DesiredState, site: &Site) -> Result<ConfigFingerprint, String> {
+        let operator = OperatorConfig::default();
+        ConfigFingerprint::from_view(&View::new(desired, site, &operator), &[]).map_err(|error| error.to_string())
+    }
+
+    /// Renders the files of a generation without operator files. `texts` are those of the previous one.
+    ///
+    /// # Errors
+    /// If a template can't be rendered.
+    pub fn render_generation(
+        desired: &DesiredState,
+        site: &Site,
+        texts: &mut ServiceTexts,
+        generation: &Generation,
+        passed_through: bool,
+        kept_shapes: &BTreeMap<String, String>,
+    ) -> Result<Rendered, String> {
+        texts.update(desired, site).map_err(|error| error.to_string())?;
+        let operator = OperatorConfig::default();
+        let view = View::with_maps(desired, site, &operator, Arc::clone(texts.maps()))
+            .with_previous_passthrough(passed_through);
+        render_config(&view, texts, generation, kept_shapes, Path::new("/state")).map_err(|error| error.to_string())
+    }
 }
 
 /// Runs the program, and returns its exit code.

@@ -35,7 +35,9 @@ pub struct Rendered {
     pub generation_id: String,
     /// The content of haproxy.cfg, with a line feed at its end.
     pub cfg: ConfigText,
+    /// The contents of the maps.
     pub maps: Arc<Maps>,
+    /// The error pages.
     pub pages: Arc<ErrorPages>,
     /// The fingerprint of the parts that only a restart changes.
     pub fingerprint: Arc<ConfigFingerprint>,

@@ -5,6 +5,7 @@
 mod backends;
 mod certificates;
 mod drift;
+mod generation_files;
 mod observed;
 mod plan;
 pub(crate) mod ports;
@@ -27,11 +28,11 @@ use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
-use crate::state_dir::StateDir;
 use crate::store::removal_guard::ServerHealth;
 use backends::note_additions;
 use drift::KnownDrift;
 pub use drift::{DriftAnswers, DriftCheck, DriftLook};
+pub use generation_files::GenerationFiles;
 use observed::{Observed, served_service};
 use restart::StopMarker;
 pub use restart::{RestartResult, Restarter};
@@ -239,7 +240,7 @@ impl HaproxyControl {
         desired: &DesiredState,
         wanted: Option<&ConfigFingerprint>,
         touched: impl Iterator<Item = &'a ServiceId>,
-        disk: &StateDir,
+        disk: &dyn GenerationFiles,
     ) -> anyhow::Result<usize> {
         self.refused_change = None;
         let touched: Vec<&ServiceId> = touched.collect();
@@ -266,7 +267,7 @@ impl HaproxyControl {
         desired: &DesiredState,
         wanted: Option<&ConfigFingerprint>,
         touched: &[&ServiceId],
-        disk: &StateDir,
+        disk: &dyn GenerationFiles,
     ) -> anyhow::Result<(usize, Vec<String>)> {
         self.exchanges += 1;
         // A kept route is in no service's applied routes any more. Only a plan of everything removes it.

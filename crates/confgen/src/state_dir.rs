@@ -40,7 +40,9 @@ use state_file::StateFile;
 pub struct Error {
     /// The verb of the failed act, `read` or `replace`.
     pub act: &'static str,
+    /// The file or directory.
     pub path: PathBuf,
+    /// The system's error.
     pub source: io::Error,
 }
 

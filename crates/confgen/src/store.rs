@@ -231,8 +231,12 @@ impl StoreReplica {
     /// accepts the store. Returns true if a key was released.
     fn release_changed_keys(&mut self, changes: &[Change]) -> bool {
         let before = self.retained.len();
+        // All written keys come first. A key that is written later in the same batch is in the topology already, and would be taken out
+        // of it if an earlier record with its address released it.
         for change in changes {
             Arc::make_mut(&mut self.retained).remove_key(change.key());
+        }
+        for change in changes {
             if let Some((live, address)) = parse_written_upstream(change) {
                 self.retained.reassigned_keys(&live, address).iter().for_each(|key| self.release_key(key));
             }

@@ -14,10 +14,12 @@ mod sessions;
 mod stats;
 mod streams;
 
+use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate, SniFilter, crt_line};
@@ -44,6 +46,18 @@ const ANSWER_LIMIT: usize = 128 * 1024 * 1024;
 pub struct Socket {
     path: PathBuf,
     timeout: Duration,
+    /// Answers in this process. `None` for a socket of the system.
+    model: Option<Arc<dyn Answer>>,
+}
+
+/// A model of HAProxy in this process, for the seeded simulation.
+pub trait Answer: fmt::Debug + Send + Sync {
+    /// Answers a line of commands as HAProxy does, up to the end of its answer. An error of the kind `ConnectionRefused` means that no
+    /// process listens. Any other error ends the exchange, and the commands may have been carried out.
+    ///
+    /// # Errors
+    /// As said above.
+    fn answer(&self, line: &str) -> io::Result<Vec<u8>>;
 }
 
 /// The reason that a command has no answer.
@@ -92,7 +106,12 @@ pub enum Error {
 impl Socket {
     /// Makes a socket of that path, with 5 s for each exchange.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), timeout: TIMEOUT }
+        Self { path: path.into(), timeout: TIMEOUT, model: None }
+    }
+
+    /// Makes a socket that a model answers. Nothing is opened.
+    pub fn of_model(model: Arc<dyn Answer>) -> Self {
+        Self { model: Some(model), ..Self::new("model") }
     }
 
     /// Sets the time limit of each exchange.
@@ -137,8 +156,14 @@ impl Socket {
 
     /// Sends a command and its payload. No error ever shows the payload, because it may be a private key.
     fn exchange_bytes(&self, command: &Command, payload: &str) -> Result<Vec<u8>, Error> {
-        let stream = socket_io::connect_unix(&self.path, self.timeout)
-            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
+        let absent = |source| Error::Absent { path: self.path.clone(), source };
+        if let Some(model) = &self.model {
+            return model.answer(&command.to_string()).map_err(|source| match source.kind() {
+                io::ErrorKind::ConnectionRefused => absent(source),
+                _ => self.exchange_error(command)(source),
+            });
+        }
+        let stream = socket_io::connect_unix(&self.path, self.timeout).map_err(absent)?;
         self.exchange_over(stream, command, payload).map_err(self.exchange_error(command))
     }
 

@@ -54,4 +54,10 @@ pub use error::{Error, Operation};
 pub use follow::{Event, FollowOptions};
 pub use lease::LeaseStats;
 pub use members::MemberStatus;
-pub use txn::{Committed, Condition, Txn};
+pub use txn::{Committed, Condition, Txn, Write};
+
+/// The pure decisions about a watch, for the seeded simulation.
+pub mod decisions {
+    pub use crate::revisions::model::{Message, Revisions};
+    pub use crate::revisions::{Decision, ResyncReason, decide_resume};
+}

@@ -1,6 +1,8 @@
 //! The meaning of a watch's message: it joins fragments into whole revisions, and says when all keys must be listed again.
 //! Pure: no I/O, no clock.
 
+pub(crate) mod model;
+
 use std::fmt;
 
 use discovery::{Change, ResetReason, StoreRevision};
@@ -13,11 +15,11 @@ const PUT: i32 = 0;
 const DELETE: i32 = 1;
 
 /// The store, and the revision up to which its changes are known.
-pub(crate) type Position = StoreRevision;
+pub type Position = StoreRevision;
 
 /// The reason why the known keys can't be continued, and all keys must be listed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResyncReason {
+pub enum ResyncReason {
     /// The revisions in between are compacted away.
     Compacted,
     /// The endpoint belongs to another cluster.
@@ -61,7 +63,7 @@ pub(crate) fn check_same_store(known: Position, now: Position) -> Result<Positio
 
 /// Decides whether a watch may resume at the known position while the store is at `now`. `resumed_behind_at` is the
 /// revision at which a watch was last resumed while the store was ahead.
-pub(crate) fn decide_resume(
+pub fn decide_resume(
     known: Position,
     now: Position,
     resumed_behind_at: &mut Option<i64>,
@@ -79,13 +81,18 @@ pub(crate) fn decide_resume(
 
 /// The consequence of a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub enum Decision {
     /// The watch was created.
     Created,
     /// The watch lives, and has no whole revision to deliver.
     Alive,
     /// The changes of whole revisions, up to this one.
-    Deliver { revision: i64, changes: Vec<Change> },
+    Deliver {
+        /// The last of these revisions.
+        revision: i64,
+        /// The changes, in their order.
+        changes: Vec<Change>,
+    },
     /// All keys must be listed again.
     Resync(ResyncReason),
     /// etcd ended the watch for this reason. The stream stays open and silent.

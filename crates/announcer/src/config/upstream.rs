@@ -17,42 +17,46 @@ use crate::health::{Thresholds, check};
 
 /// Checked options of one upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Upstream {
-    pub(crate) announcement: Announcement,
-    pub(crate) address_source: AddressSource,
-    pub(crate) overwrite_rules: OverwriteRules,
-    pub(crate) checks: Checks,
+pub struct Upstream {
+    pub announcement: Announcement,
+    pub address_source: AddressSource,
+    pub overwrite_rules: OverwriteRules,
+    pub checks: Checks,
     /// Addresses on this host, one of which the app must accept on. Empty if the announced address is checked.
-    pub(crate) listen_addresses: Vec<SocketAddr>,
+    pub listen_addresses: Vec<SocketAddr>,
 }
 
 /// Announced values without the address, which may have to be found first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Announcement {
-    pub(crate) service: ServiceId,
-    pub(crate) id: UpstreamId,
-    pub(crate) weight: Weight,
-    pub(crate) color: Option<Color>,
+pub struct Announcement {
+    /// The service.
+    pub service: ServiceId,
+    /// The upstream's id in it.
+    pub id: UpstreamId,
+    /// 0 to 256.
+    pub weight: Weight,
+    /// `None` without a color.
+    pub color: Option<Color>,
     /// `None` if neither `--host-name` nor the system gives a valid one.
-    pub(crate) host: Option<HostName>,
+    pub host: Option<HostName>,
     /// At most one value for each name.
-    pub(crate) settings: Vec<Setting>,
+    pub settings: Vec<Setting>,
 }
 
 /// Permissions to overwrite keys in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OverwriteRules {
+pub struct OverwriteRules {
     /// `--update`: overwrite settings that differ.
-    pub(crate) update: bool,
+    pub update: bool,
     /// `--takeover`: take the id over from another address.
-    pub(crate) takeover: bool,
+    pub takeover: bool,
     /// Take the id over from another address of this host. The agent of a host is the only one that has its ids.
-    pub(crate) takeover_on_host: bool,
+    pub takeover_on_host: bool,
 }
 
 /// Options of one upstream that contradict each other, or are invalid.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
+pub enum UpstreamError {
     #[error("{option} {given:?}: {refusal}")]
     Value { option: String, given: String, refusal: Refusal },
     #[error("--set {0:?}: a setting is written KEY=VALUE, as in --set balance=leastconn")]
@@ -85,7 +89,7 @@ pub(crate) enum UpstreamError {
 
 impl UpstreamError {
     /// Key of the config file that the error is about. Empty if it is about the upstream as a whole.
-    pub(crate) fn file_key(&self) -> &str {
+    pub fn file_key(&self) -> &str {
         match self {
             Self::Value { option, .. } => option.trim_start_matches('-').split(' ').next().unwrap_or_default(),
             Self::NoValue(_) | Self::Twice(_) => "set",
@@ -101,12 +105,12 @@ impl UpstreamError {
 
 impl Upstream {
     /// Service and id, the two parts of its key.
-    pub(crate) fn service_and_id(&self) -> (ServiceId, UpstreamId) {
+    pub fn service_and_id(&self) -> (ServiceId, UpstreamId) {
         (self.announcement.service.clone(), self.announcement.id.clone())
     }
 
     /// Checks the options and adds this host's defaults. `runs_app` is true if the announcer starts the app.
-    pub(crate) fn resolve(announce: Announce, host: &Host, runs_app: bool) -> Result<Self, UpstreamError> {
+    pub fn resolve(announce: Announce, host: &Host, runs_app: bool) -> Result<Self, UpstreamError> {
         let address_source = resolve_address_source(&announce, runs_app, host)?;
         let settings = parse_settings(&announce)?;
         let name = choose_service_name(&announce, &settings)?;

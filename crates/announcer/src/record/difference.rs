@@ -6,16 +6,16 @@ use crate::record::Record;
 
 /// A setting that has another value in the store than in the options.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Difference {
+pub struct Difference {
     /// Key relative to the prefix.
-    pub(crate) key: String,
+    pub key: String,
     /// Value in the store, shortened. `None` if the key is missing.
-    pub(crate) stored: Option<String>,
-    pub(crate) given: String,
+    pub stored: Option<String>,
+    pub given: String,
 }
 
 /// Differences of all settings of a record. A setting that is not in `found` counts as missing.
-pub(crate) fn list_differences(record: &Record, found: &[Entry]) -> Vec<Difference> {
+pub fn list_differences(record: &Record, found: &[Entry]) -> Vec<Difference> {
     let settings = record.keyed_settings();
     settings
         .filter_map(|(key, setting)| match found.iter().find(|entry| entry.key == key) {
@@ -26,7 +26,7 @@ pub(crate) fn list_differences(record: &Record, found: &[Entry]) -> Vec<Differen
 }
 
 /// Compares meanings, not spellings. `None` if they are equal.
-pub(crate) fn compare_setting(entry: &Entry, setting: &Setting) -> Option<Difference> {
+pub fn compare_setting(entry: &Entry, setting: &Setting) -> Option<Difference> {
     let kind = match entry.key.parse() {
         Ok(Key::Setting { service, .. }) => Some(service.kind),
         _ => None,
@@ -41,7 +41,7 @@ pub(crate) fn compare_setting(entry: &Entry, setting: &Setting) -> Option<Differ
 }
 
 /// Shortens a value for a message. Any writer of the store may have written it, at any length.
-pub(crate) fn truncate_value(value: &[u8]) -> String {
+pub fn truncate_value(value: &[u8]) -> String {
     const MOST: usize = 200;
     let text = String::from_utf8_lossy(value);
     let mut start: String = text.chars().take(MOST).collect();

@@ -11,33 +11,33 @@ use crate::record::ownership::{Owner, OwnershipHistory, find_other_owner, is_per
 
 /// A transaction on several records, and the settings that it leaves alone.
 #[derive(Debug, Default)]
-pub(crate) struct Draft {
-    pub(crate) txn: Txn,
+pub struct Draft {
+    pub txn: Txn,
     /// Settings that stay as they are although they differ.
-    pub(crate) differences: Vec<Difference>,
+    pub differences: Vec<Difference>,
     /// Keys of settings that need no further write: records of one service share them, and some are withheld.
     handled_settings: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Registration {
-    pub(crate) state: UpstreamState,
+pub struct Registration {
+    pub state: UpstreamState,
     /// `None` registers a permanent record.
-    pub(crate) lease: Option<LeaseId>,
+    pub lease: Option<LeaseId>,
     /// False if etcd's roles forbid writing settings.
-    pub(crate) with_settings: bool,
-    pub(crate) history: OwnershipHistory,
+    pub with_settings: bool,
+    pub history: OwnershipHistory,
 }
 
 impl Draft {
     /// Empty transaction that will not write the settings of these keys.
-    pub(crate) fn without_settings(handled_settings: BTreeSet<String>) -> Self {
+    pub fn without_settings(handled_settings: BTreeSet<String>) -> Self {
         Self { handled_settings, ..Self::default() }
     }
 
     /// Adds a registration. `found` has the entries that the last attempt read. It is empty at first, which is right for a
     /// new service and costs the others one round trip. An error if the id belongs to another owner.
-    pub(crate) fn add_registration(
+    pub fn add_registration(
         &mut self,
         record: &Record,
         registration: Registration,
@@ -79,14 +79,14 @@ impl Draft {
     }
 
     /// Adds a new state of a record that is stored under `lease`.
-    pub(crate) fn add_change(&mut self, record: &Record, state: UpstreamState, lease: LeaseId) {
+    pub fn add_change(&mut self, record: &Record, state: UpstreamState, lease: LeaseId) {
         let (key, value) = (record.key(), record.encode_value(state, Some(lease)));
         let condition = Condition::LeaseIs(key.clone(), lease);
         self.extend(|txn| txn.only_if(condition).put(&key, value, Some(lease)).or_get(&key));
     }
 
     /// Adds the deletion of a record that is stored under `lease`.
-    pub(crate) fn add_deletion(&mut self, record: &Record, lease: LeaseId) {
+    pub fn add_deletion(&mut self, record: &Record, lease: LeaseId) {
         let key = record.key();
         self.extend(|txn| txn.only_if(Condition::LeaseIs(key.clone(), lease)).delete(&key).or_get(&key));
     }
@@ -94,7 +94,7 @@ impl Draft {
     /// Adds a new state, or the deletion (`None`), of a record that a manual write replaced by one without a lease. That one
     /// would stay in the store for ever and lead to an app that is gone. False, and nothing is added, if the entry has
     /// another address or is marked as permanent.
-    pub(crate) fn add_reclaim(
+    pub fn add_reclaim(
         &mut self,
         record: &Record,
         state: Option<UpstreamState>,
@@ -123,7 +123,7 @@ impl Draft {
 }
 
 /// Transaction that deletes the record. `None` if the entry has another address.
-pub(crate) fn draft_deregistration(record: &Record, entry: &Entry) -> Option<Txn> {
+pub fn draft_deregistration(record: &Record, entry: &Entry) -> Option<Txn> {
     let is_ours = parse_address(entry) == Some(record.address());
     let key = record.key();
     is_ours.then(|| Txn::new().only_if(unchanged_condition(&key, Some(entry))).delete(&key).or_get(&key))

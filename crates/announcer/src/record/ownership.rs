@@ -10,21 +10,21 @@ use crate::record::difference::truncate_value;
 
 /// Past of this announcer with a key. It decides what may be done to an entry that another writer put there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OwnershipHistory {
+pub struct OwnershipHistory {
     /// True if the record was stored under the present lease.
-    pub(crate) has_held: bool,
+    pub has_held: bool,
     /// Lease of another announcer that took the record over from this one. The record is not taken back from it.
     /// Otherwise two announcers with one id would take turns for ever.
-    pub(crate) yielded_to: Option<LeaseId>,
+    pub yielded_to: Option<LeaseId>,
 }
 
 /// Owner of an id, as the store shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub struct Owner {
     /// Address of the record, or the shortened value if it can't be parsed.
-    pub(crate) address: String,
+    pub address: String,
     /// Lease of the record. `None` never ends by itself.
-    pub(crate) lease: Option<LeaseId>,
+    pub lease: Option<LeaseId>,
 }
 
 /// Finds the owner that keeps this announcer from the id. `None` if the id is free for it.
@@ -32,7 +32,7 @@ pub(crate) struct Owner {
 /// An entry with our address counts as ours, from before a restart. A record that was stored already may be taken over by
 /// another announcer, but not by a manual write: that has no lease, and is meant to last only if it is marked as
 /// permanent.
-pub(crate) fn find_other_owner(
+pub fn find_other_owner(
     record: &Record,
     entry: &Entry,
     lease: Option<LeaseId>,
@@ -63,12 +63,12 @@ fn is_on_our_host(record: &Record, entry: &Entry) -> bool {
 }
 
 /// True if the entry is a record that is marked as permanent.
-pub(crate) fn is_permanent(entry: &Entry) -> bool {
+pub fn is_permanent(entry: &Entry) -> bool {
     Upstream::parse(&entry.value).is_ok_and(|upstream| upstream.permanent)
 }
 
 /// Address in the entry. `None` if it isn't a record.
-pub(crate) fn parse_address(entry: &Entry) -> Option<UpstreamAddress> {
+pub fn parse_address(entry: &Entry) -> Option<UpstreamAddress> {
     Upstream::parse(&entry.value).ok().map(|upstream| upstream.address)
 }
 

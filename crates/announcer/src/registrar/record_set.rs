@@ -12,9 +12,9 @@ use discovery::Entry;
 use registry::LeaseId;
 
 use crate::record::{Record, RecordStatus, Want};
-pub(crate) use crate::registrar::record_set::member::{Conclusion, KeyObservation, Loss, RecordChange, RecordNews};
+pub use crate::registrar::record_set::member::{Conclusion, KeyObservation, Loss, RecordChange, RecordNews};
 use crate::registrar::record_set::member::{KeyState, Member};
-pub(crate) use crate::registrar::record_set::part::Part;
+pub use crate::registrar::record_set::part::Part;
 use crate::registrar::record_set::part::PartContext;
 
 /// etcd's default of `--max-txn-ops`. It limits conditions, writes and reads each. Further records get another transaction.
@@ -22,7 +22,7 @@ const MAX_TXN_OPERATIONS: usize = 128;
 
 /// The records, and what is known of them.
 #[derive(Debug, Default)]
-pub(crate) struct RecordSet {
+pub struct RecordSet {
     lease: Option<LeaseId>,
     /// True if the records are written without a lease.
     is_permanent: bool,
@@ -33,17 +33,17 @@ pub(crate) struct RecordSet {
 
 impl RecordSet {
     /// Empty set of permanent records, which have no lease.
-    pub(crate) fn without_lease() -> Self {
+    pub fn without_lease() -> Self {
         Self { is_permanent: true, ..Self::default() }
     }
 
     /// Leaves the settings of these keys unwritten.
-    pub(crate) fn withhold_settings(&mut self, settings: BTreeSet<String>) {
+    pub fn withhold_settings(&mut self, settings: BTreeSet<String>) {
         self.withheld = settings;
     }
 
     /// Replaces the wanted states and the lease. True if records were lost with the last lease.
-    pub(crate) fn set_wants(&mut self, lease: Option<LeaseId>, wants: &[(Arc<Record>, Want)]) -> bool {
+    pub fn set_wants(&mut self, lease: Option<LeaseId>, wants: &[(Arc<Record>, Want)]) -> bool {
         let mut has_lost = false;
         if self.lease != lease {
             has_lost = self
@@ -67,7 +67,7 @@ impl RecordSet {
     }
 
     /// Applies an observation of a key. A key that is not in the set means nothing.
-    pub(crate) fn observe_key(&mut self, key: &str, seen: KeyObservation<'_>) -> Conclusion {
+    pub fn observe_key(&mut self, key: &str, seen: KeyObservation<'_>) -> Conclusion {
         let lease = self.lease;
         let member = self.members.iter_mut().find(|member| member.record.key() == key);
         let conclusion = member.map_or(Conclusion::Nothing, |member| member.observe(seen, lease));
@@ -76,45 +76,45 @@ impl RecordSet {
     }
 
     /// True if every record should be stored and is stored as wanted.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.members.iter().all(|member| matches!(member.want, Want::Present(_)) && member.is_as_wanted())
     }
 
     /// Records that are stored under our lease in the wanted state.
-    pub(crate) fn present_records(&self) -> Vec<Arc<Record>> {
+    pub fn present_records(&self) -> Vec<Arc<Record>> {
         self.members.iter().filter(|member| member.is_as_wanted()).map(|member| member.record.clone()).collect()
     }
 
     /// Records that were stored once, are no longer, and need no further write. Balancers may still serve them.
-    pub(crate) fn removed_records(&self) -> Vec<Arc<Record>> {
+    pub fn removed_records(&self) -> Vec<Arc<Record>> {
         let members = self.members.iter().filter(|member| member.registrations > 0 && !self.can_be_written(member));
         members.filter(|member| !member.is_as_wanted()).map(|member| member.record.clone()).collect()
     }
 
     /// True if the removal of one of those has no known revision.
-    pub(crate) fn has_unknown_removal(&self) -> bool {
+    pub fn has_unknown_removal(&self) -> bool {
         let mut members = self.members.iter().filter(|member| member.registrations > 0 && !member.is_as_wanted());
         members.any(|member| member.revision == 0 || (member.key_state == KeyState::LeftAlone && member.loss.is_none()))
     }
 
     /// Keys of the records that are stored under our lease, as far as is known.
-    pub(crate) fn stored_keys(&self) -> BTreeSet<String> {
+    pub fn stored_keys(&self) -> BTreeSet<String> {
         let stored = self.members.iter().filter(|member| matches!(member.key_state, KeyState::Present(_)));
         stored.map(|member| member.record.key()).collect()
     }
 
     /// Highest revision at which a record was written or lost. 0 if none is known.
-    pub(crate) fn last_revision(&self) -> i64 {
+    pub fn last_revision(&self) -> i64 {
         self.members.iter().map(|member| member.revision).max().unwrap_or_default()
     }
 
     /// All records with their statuses.
-    pub(crate) fn record_statuses(&self) -> Vec<(Arc<Record>, RecordStatus)> {
+    pub fn record_statuses(&self) -> Vec<(Arc<Record>, RecordStatus)> {
         self.members.iter().map(|member| (member.record.clone(), member.status())).collect()
     }
 
     /// Indices of the members that need a write, as many as fit into each transaction.
-    pub(crate) fn plan_parts(&self) -> Vec<Vec<usize>> {
+    pub fn plan_parts(&self) -> Vec<Vec<usize>> {
         let mut parts: Vec<Vec<usize>> = Vec::new();
         let mut room = 0;
         for (index, member) in self.members.iter().enumerate().filter(|(_, member)| self.can_be_written(member)) {
@@ -134,7 +134,7 @@ impl RecordSet {
 
     /// Drafts the transaction for these members. `found` has the entries that the last attempt read because its conditions
     /// failed. `None` for the first attempt.
-    pub(crate) fn draft_part(&self, indices: &[usize], with_settings: bool, found: Option<&[Entry]>) -> Part {
+    pub fn draft_part(&self, indices: &[usize], with_settings: bool, found: Option<&[Entry]>) -> Part {
         let mut part = Part::without_settings(self.withheld.clone());
         let context = PartContext { lease: self.lease, with_settings, found };
         for index in indices {
@@ -147,12 +147,12 @@ impl RecordSet {
     }
 
     /// Records of a part whose key is no longer ours.
-    pub(crate) fn lost_records(&self, part: &Part) -> Vec<Arc<Record>> {
+    pub fn lost_records(&self, part: &Part) -> Vec<Arc<Record>> {
         part.lost.iter().filter_map(|index| Some(self.members.get(*index)?.record.clone())).collect()
     }
 
     /// Notes that a part was written at this revision. Returns the changes of its records.
-    pub(crate) fn mark_written(&mut self, part: &Part, revision: i64) -> Vec<RecordNews> {
+    pub fn mark_written(&mut self, part: &Part, revision: i64) -> Vec<RecordNews> {
         let mut news = Vec::new();
         for (index, key_state) in &part.writes {
             if let Some(member) = self.members.get_mut(*index) {

@@ -22,7 +22,7 @@ type Part<K, V> = Arc<Vec<(K, V)>>;
 
 /// A sorted map. Its clones share their parts.
 #[derive(Debug)]
-pub(crate) struct SharedMap<K, V> {
+pub struct SharedMap<K, V> {
     /// Sorted.
     parts: Arc<Vec<Part<K, V>>>,
 }

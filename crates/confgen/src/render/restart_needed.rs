@@ -56,6 +56,7 @@ pub struct ConfigFingerprint {
 /// One generation: its fingerprints and its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
+    /// The generation's fingerprints.
     pub fingerprint: Arc<ConfigFingerprint>,
     /// 16 hexadecimal digits: the value of `CONFGEN_GEN` in haproxy.cfg, and the name of the maps' folder in the state directory.
     pub id: String,
@@ -98,6 +99,7 @@ impl ConfigFingerprint {
         hash_parts(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
     }
 
+    /// The sections for previews.
     pub fn preview_sections(&self) -> impl Iterator<Item = &String> {
         self.sections.keys().filter(|section| section.contains(PREVIEW))
     }
@@ -107,6 +109,7 @@ impl ConfigFingerprint {
         self.sections.keys().filter_map(|section| parse_section(section))
     }
 
+    /// True if a section passes TLS through.
     pub fn passes_through(&self) -> bool {
         !self.passthrough.is_empty()
     }

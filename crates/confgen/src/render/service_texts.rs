@@ -79,6 +79,7 @@ impl ServiceTexts {
         &self.shapes
     }
 
+    /// The maps of all services.
     pub fn maps(&self) -> &Arc<Maps> {
         &self.maps
     }

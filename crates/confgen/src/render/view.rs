@@ -21,14 +21,19 @@ use crate::render::section::{rows_of, sections_of};
 /// The values from the flags, and from the files that they name. Each was checked to fit into a line of haproxy.cfg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
+    /// Where HAProxy listens for HTTP.
     pub http_binds: Vec<Bind>,
+    /// Where HAProxy listens for HTTPS.
     pub https_binds: Vec<Bind>,
+    /// Where HAProxy serves the stats page.
     pub stats_binds: Vec<Bind>,
+    /// The socket of the Runtime API.
     pub runtime_socket: PathBuf,
     /// The file that keeps the servers' states over a restart.
     pub server_state_file: PathBuf,
     /// The time after which an old process cuts the connections that are left.
     pub hard_stop_after: Span,
+    /// The list of certificates.
     pub crt_list: PathBuf,
     /// The target of the log: a socket's path or `host:port`.
     pub log: String,
@@ -36,6 +41,7 @@ pub struct Site {
     pub trusted_proxies: Option<Networks>,
     /// Peers that begin each connection with the PROXY protocol.
     pub proxy_protocol_from: Option<Networks>,
+    /// The hash of the stats page's password.
     pub stats_hash: crate::render::stats_hash::Hash,
     /// A host that the stats page has to itself.
     pub stats_domain: Option<Host>,
@@ -43,6 +49,7 @@ pub struct Site {
     pub acme: Option<ServiceId>,
     /// HAProxy's own rights.
     pub rights: Rights,
+    /// The operator's error pages.
     pub pages: Arc<ErrorPages>,
 }
 

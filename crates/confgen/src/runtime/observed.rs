@@ -7,14 +7,13 @@ use discovery::ServiceId;
 use haproxy::runtime::{Info, RowKind, Socket, Token};
 
 use super::backends::update_fingerprint;
-use super::{HaproxyControl, query_generation};
+use super::{GenerationFiles, HaproxyControl, query_generation};
 use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason, SectionDifferences};
 use crate::render::view::has_section;
 use crate::runtime::plan::certificates::LiveCertificates;
 use crate::runtime::plan::{Backends, ListedMaps, MapPaths, PendingClaims, RuntimeState};
-use crate::state_dir::StateDir;
 
 /// The observed state of the running HAProxy.
 pub(super) struct Observed {
@@ -76,7 +75,7 @@ impl Observed {
     }
 
     /// Writes lines about backends into the state directory.
-    pub(super) fn take_note(&self, disk: &StateDir, lines: &str) {
+    pub(super) fn take_note(&self, disk: &dyn GenerationFiles, lines: &str) {
         // Without them the next confgen restarts HAProxy, which is no reason to keep a service waiting now.
         if let Err(error) = disk.append_notes(&self.generation_id, &self.process, lines) {
             tracing::warn!(%error, "can't note which backends HAProxy has");
@@ -115,7 +114,7 @@ impl Observed {
 impl HaproxyControl {
     /// Asks HAProxy for all that it runs. `None` if HAProxy doesn't answer, or runs no file of confgen's: both need a restart. A
     /// question that fails midway is an error, which needs none.
-    pub(super) fn observe(&self, disk: &StateDir) -> anyhow::Result<Option<Observed>> {
+    pub(super) fn observe(&self, disk: &dyn GenerationFiles) -> anyhow::Result<Option<Observed>> {
         let Some(generation_id) = query_generation(&self.socket)? else { return Ok(None) };
         let Some(mut fingerprint) = disk.read_fingerprint(&generation_id) else { return Ok(None) };
         let info = self.socket.show_info()?;
@@ -212,7 +211,7 @@ impl Answers {
 }
 
 /// Finds a manual change that only a restart undoes.
-fn find_lasting_change(state: &RuntimeState, disk: &StateDir, generation_id: &str) -> Option<String> {
+fn find_lasting_change(state: &RuntimeState, disk: &dyn GenerationFiles, generation_id: &str) -> Option<String> {
     if let Some(name) = state.find_shut_down() {
         return Some(format!("frontend {name} was shut down over the Runtime API"));
     }

@@ -3,14 +3,13 @@
 use anyhow::Context;
 use haproxy::runtime::{Removal, ServerName, Word};
 
-use super::HaproxyControl;
 use super::backends::note_deletion;
-use crate::state_dir::StateDir;
+use super::{GenerationFiles, HaproxyControl};
 
 impl HaproxyControl {
     /// Deletes the leaving servers without connections, and the leaving backends without servers and streams. True if some are
     /// left.
-    pub fn remove_leaving(&mut self, disk: &StateDir) -> anyhow::Result<bool> {
+    pub fn remove_leaving(&mut self, disk: &dyn GenerationFiles) -> anyhow::Result<bool> {
         self.remove_servers(&self.leaving_servers())?;
         self.remove_backends(disk)?;
         let has_backends = self.observed.as_ref().is_some_and(|observed| !observed.state.leaving_backends().is_empty());
@@ -22,7 +21,7 @@ impl HaproxyControl {
         self.observed.as_ref().map(|observed| observed.state.leaving_servers()).unwrap_or_default()
     }
 
-    fn remove_backends(&mut self, disk: &StateDir) -> anyhow::Result<()> {
+    fn remove_backends(&mut self, disk: &dyn GenerationFiles) -> anyhow::Result<()> {
         let Some(observed) = &mut self.observed else { return Ok(()) };
         for name in observed.state.deletable_backends() {
             let Ok(backend) = name.parse::<Word>() else { continue };

@@ -194,6 +194,16 @@ fn a_retained_upstream_is_released_when_its_address_has_another_record() {
 }
 
 #[test]
+fn a_key_that_is_written_again_stays_although_an_earlier_record_of_its_batch_has_its_address() {
+    let mut replica = reset_replica(&[]);
+    // Both come in one message of the watch: a record by hand at the address of `a`, then `a` itself.
+    let changes = [upstream("shop", "hand", "10.0.0.1:80", 6), upstream("shop", "a", "10.0.0.1:80", 7)];
+    replica.apply_changes(7, &changes.map(Change::Put));
+    assert!(!retained_keys(&replica).contains(&"shop/upstreams/a"));
+    assert!(keys(&replica).contains(&"shop/upstreams/a"), "the store has it: {:?}", keys(&replica));
+}
+
+#[test]
 fn an_accepted_reset_releases_all_keys() {
     let word =
         |cluster: u64, revision| entry("control/accept-store", &Acceptance { cluster, revision }.to_string(), revision);

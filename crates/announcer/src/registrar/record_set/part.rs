@@ -13,10 +13,10 @@ use crate::registrar::record_set::member::{KeyState, Member};
 
 /// A transaction for some members, which are named by their indices.
 #[derive(Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) draft: Draft,
+pub struct Part {
+    pub draft: Draft,
     /// Records with an id that belongs to another owner.
-    pub(crate) taken: Vec<(Arc<Record>, Owner)>,
+    pub taken: Vec<(Arc<Record>, Owner)>,
     /// Owners of [`Self::taken`], in the same order.
     pub(super) owners_by_index: Vec<(usize, Owner)>,
     /// Members that the transaction writes, with their state after it.
@@ -42,7 +42,7 @@ impl Part {
     }
 
     /// True if the transaction writes nothing.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
 

@@ -16,6 +16,7 @@ pub enum Action {
         /// Why the running generation isn't the needed one.
         reason: String,
     },
+    /// Publish haproxy.cfg.
     Publish,
     /// Read the local files again, and have HAProxy check those that changed.
     ReadFiles,
@@ -23,6 +24,7 @@ pub enum Action {
     RemoveServers,
     /// Give the servers of some sections their turns again.
     RequeueServers {
+        /// Those sections.
         sections: BTreeSet<String>,
     },
 }
@@ -64,6 +66,7 @@ pub struct Scope {
 pub enum Input {
     /// The replica has all keys: from a listing, or from the persisted store while etcd can't be reached.
     StoreListed,
+    /// Keys of services changed.
     StoreChanged,
     /// One transaction wrote several keys of one service, and the store changed in nothing else.
     ServiceWritten,
@@ -77,6 +80,7 @@ pub enum Input {
     DayBegan,
     /// HAProxy may have set servers of these sections aside.
     TurnsMissed {
+        /// Those sections.
         sections: BTreeSet<String>,
     },
     /// The `ReadFiles` in progress ended.
@@ -86,6 +90,7 @@ pub enum Input {
     },
     /// The action in progress ended.
     Finished {
+        /// The result.
         end: End,
         /// HAProxy is known to run all that the action was given, except for pending services.
         is_current: bool,
@@ -94,6 +99,7 @@ pub enum Input {
     Published(PublishEnd),
     /// The `Restart` in progress ended.
     Restarted {
+        /// The result.
         end: RestartEnd,
         /// As in `Finished`.
         is_current: bool,
@@ -127,15 +133,18 @@ fn service_folder(key: &str) -> Option<&str> {
 pub enum End {
     /// HAProxy runs all that it takes without a restart.
     Reconciled {
+        /// The rest of its work.
         pending: Pending,
         /// The operator's files are accepted as they are.
         accepts_files: bool,
     },
     /// Servers were removed as far as their connections allow.
     ServersRemoved(Pending),
+    /// The servers have their turns again.
     Requeued,
     /// HAProxy complained about the turns, and must be observed again.
     RequeueRefused,
+    /// The action failed, and is tried again.
     Failed,
 }
 
@@ -148,6 +157,7 @@ pub enum RestartEnd {
     Stopped,
     /// HAProxy rejected services or filled files at the restart. The next generation leaves them out.
     PartRejected,
+    /// HAProxy doesn't run that generation, or the restart failed.
     Failed,
 }
 
@@ -160,6 +170,7 @@ pub enum PublishEnd {
     PartRejected,
     /// The operator's files aren't accepted. Nothing was written.
     Blocked,
+    /// The file could not be written, or is rejected.
     Failed,
 }
 
