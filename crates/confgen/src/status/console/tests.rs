@@ -212,6 +212,26 @@ fn the_list_is_filtered_and_in_pages() {
 }
 
 #[test]
+fn many_like_problems_are_one_entry_with_a_link_to_all() {
+    let store: String = (0..1_000).map(|n| format!("http-services/s{n:03}/domain s{n:03}.test\n")).collect();
+    let mut status = hostile();
+    let reconcile = Arc::make_mut(&mut status.reconcile);
+    reconcile.desired = settle(&topology(&store), &Default::default(), &Default::default()).into();
+    let render = |query: ServiceQuery| services::render_page(&status, &Ok(Vec::new()), query, clock()).unwrap();
+    let page = render(ServiceQuery { page: 1, ..ServiceQuery::default() });
+    assert!(page.matches("data-problem=").count() < 12, "{page}");
+    assert!(page.contains("1000 services have no upstream: http-s000, http-s001, http-s002, http-s003, 996 more"));
+    assert!(page.contains("<a class=\"all\" href=\"/?problem=no_upstream\">all 1,000 services</a>"), "{page}");
+    let filtered = render(ServiceQuery { problem: "no_upstream".into(), page: 1, ..ServiceQuery::default() });
+    assert!(filtered.contains("1,000 of 1,000 services with the problem <code>no_upstream</code>"), "{filtered}");
+    assert!(filtered.contains("<input type=\"hidden\" name=\"problem\" value=\"no_upstream\">"));
+    assert!(filtered.contains("href=\"/?problem=no_upstream&#38;page=2\""), "{filtered}");
+    let none = render(ServiceQuery { problem: BAD.into(), page: 1, ..ServiceQuery::default() });
+    assert!(none.contains("0 of 1,000 services"), "{none}");
+    assert_clean(&none);
+}
+
+#[test]
 fn an_asset_has_a_tag_of_its_text() {
     assert_ne!(assets::SCRIPT.tag(), assets::STYLE.tag());
     assert_eq!(assets::STYLE.tag(), assets::STYLE.tag());
