@@ -212,6 +212,22 @@ fn the_list_is_filtered_and_in_pages() {
 }
 
 #[test]
+fn a_page_shows_the_certificates_that_end_first_and_the_number_of_the_others() {
+    let make = |number: u16| {
+        let it = crate::local_files::certificate::tests::certificate("a.test", "/state/a.pem");
+        let (file, end) = (format!("/certs/{number:03}.pem").into(), Some(2_000_000_000 - i64::from(number)));
+        crate::local_files::certificate::Certificate { file, not_after: end, ..it }
+    };
+    let files: Vec<_> = (0..600).map(make).collect();
+    let all = crate::local_files::certificates::Certificates { files, ..Default::default() };
+    let reconcile = ReconcileStatus { certificates: Arc::new(all), ..ReconcileStatus::default() };
+    let page =
+        certificates::render_page(&Status { reconcile: reconcile.into(), ..Status::default() }, clock()).unwrap();
+    assert!(page.matches("data-certificate=").count() == 500 && page.contains("100 more, which end later"));
+    assert!(page.contains("/certs/599.pem") && !page.contains("/certs/000.pem"), "the first to end");
+}
+
+#[test]
 fn many_like_problems_are_one_entry_with_a_link_to_all() {
     let store: String = (0..1_000).map(|n| format!("http-services/s{n:03}/domain s{n:03}.test\n")).collect();
     let mut status = hostile();
