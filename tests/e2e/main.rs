@@ -17,6 +17,7 @@ mod as_written;
 mod busy_acts;
 mod certificates;
 mod change_burst;
+mod change_hooks;
 mod client_headers;
 mod console;
 mod container;

@@ -90,13 +90,33 @@ fn behind_a_proxy_that_names_requests_the_log_has_every_trace() {
     }
 }
 
+#[test]
+fn with_the_switch_off_headers_pass_as_they_come_and_the_log_has_no_trace() {
+    let _turn = light();
+    let syslog = Syslog::start();
+    let build = Ground::build().http("shop", Ground::HOST, &["shop"]).flags(&["--trace-context", "off"]);
+    let ground = build.with(|setup| setup.log(&syslog)).start();
+    let none = sent(&ground, &[]);
+    assert!(!none.contains_key("traceparent"), "{none:?}");
+    for odd in [TRACE, "x"] {
+        let got = sent(&ground, &[("traceparent", odd), ("tracestate", "a=1")]);
+        assert_eq!((&*got["traceparent"][0], &*got["tracestate"][0]), (odd, "a=1"));
+        let line = find_line(&syslog, &got);
+        assert!(line.get("traceparent").is_none() && line["status"] == 200, "{line}");
+    }
+}
+
 /// The trace in the log's line of a request.
 fn logged(syslog: &Syslog, sent: &BTreeMap<String, Vec<String>>) -> String {
-    let line = until(PATIENCE, "the line of the log", || {
+    find_line(syslog, sent)["traceparent"].as_str().unwrap().to_owned()
+}
+
+/// The log's line of a request.
+fn find_line(syslog: &Syslog, sent: &BTreeMap<String, Vec<String>>) -> Value {
+    until(PATIENCE, "the line of the log", || {
         let lines = syslog.lines();
         let lines = lines.iter().filter_map(|line| line.split_once("]: ").map(|(_, text)| text.to_owned()));
         let mut parsed = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
         parsed.find(|line| line["id"] == sent["x-request-id"][0].as_str())
-    });
-    line["traceparent"].as_str().unwrap().to_owned()
+    })
 }

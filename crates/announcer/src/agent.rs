@@ -63,7 +63,7 @@ pub(crate) fn run_containers(options: Containers) -> anyhow::Result<u8> {
         Shutdown::on_signals().context("can't handle signals")?
     };
     // The library would print what the engine says of a container, its environment with its secrets included.
-    daemon::log::init(&format!("{},bollard=warn", options.log_level))?;
+    daemon::log::init_as(&format!("{},bollard=warn", options.log_level), options.log_format)?;
     runtime.block_on(dispatch(options, &shutdown))
 }
 

@@ -90,7 +90,7 @@ fn run_command(args: Cli) -> anyhow::Result<u8> {
         Shutdown::on_numbers(&args.stop_signals())
     });
     let shutdown = shutdown.transpose().context("can't handle signals")?;
-    daemon::log::init(&args.common().log_level)?;
+    daemon::log::init_as(&args.common().log_level, args.common().log_format)?;
     let (host, file) = (Host::from_system(), args.config_file().map(ConfigFile::read).transpose()?);
     if let (Some(OneShot::CheckConfig { .. }), Some(file)) = (&args.one_shot, &file) {
         let upstreams = config::resolve_file(file.clone(), &host, true)?;

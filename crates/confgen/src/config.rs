@@ -12,7 +12,7 @@ use haproxy::check::Checker;
 use haproxy::masters;
 use haproxy::supervisor::Control;
 
-use crate::cli::Options;
+use crate::cli::{Options, Switch};
 use crate::local_files::{LocalPaths, certificates};
 use crate::operator_files::parse::{LOCAL_PEER, OwnEndpoints};
 use crate::render::view::Site;
@@ -34,6 +34,7 @@ impl Options {
             log: self.log.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
             proxy_protocol_from: self.proxy_protocol_from.clone(),
+            has_traces: self.trace_context == Switch::On,
             stats_hash,
             stats_domain: self.stats_domain.clone(),
             acme: self.acme_service.clone().map(|name| ServiceId { kind: Kind::Http, name }),

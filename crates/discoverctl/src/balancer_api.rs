@@ -18,7 +18,8 @@ use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 
 pub(crate) use discovery::balancer_api::{
-    Certificates, Changes, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
+    Certificates, Changes, Problem, Problems, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic,
+    Upstream, Upstreams,
 };
 
 pub(crate) use clock::{ClockOffset, ClockReading};
@@ -52,6 +53,7 @@ pub(crate) trait ApiAnswer: DeserializeOwned {
 
 impl ApiAnswer for Certificates {}
 impl ApiAnswer for Changes {}
+impl ApiAnswer for Problems {}
 impl ApiAnswer for Quarantine {}
 impl ApiAnswer for Services {}
 impl ApiAnswer for Status {}

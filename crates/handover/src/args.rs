@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
 use nix::unistd::Group;
+use program::log::LogFormat;
 
 use crate::memory::MemoryBound;
 use crate::run_dir::RuntimeSocket;
@@ -61,6 +62,8 @@ pub(crate) enum Verb {
     /// Run a command in a session of its own
     #[command(hide = true)]
     Session {
+        #[command(flatten)]
+        log: LogOptions,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -71,6 +74,13 @@ pub(crate) struct Socket {
     /// Ask the old HAProxy for its listening sockets over this stats socket
     #[arg(long, env = "HANDOVER_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "PATH")]
     socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogOptions {
+    /// Write handover's own lines in this form. HAProxy's lines stay as they are
+    #[arg(long, env = "HANDOVER_LOG_FORMAT", value_enum, default_value_t, value_name = "FORM")]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +119,9 @@ pub(crate) struct Start {
     #[arg(long, env = "HANDOVER_OLD_MEMORY", default_value = "50%", value_name = "SIZE")]
     old_memory: MemoryBound,
 
+    #[command(flatten)]
+    log: LogOptions,
+
     /// Have the new HAProxy bind its sockets itself
     #[arg(long, hide = true)]
     afresh: bool,
@@ -126,6 +139,9 @@ pub(crate) struct Stop {
     /// Let requests go on for this long, then cut off the rest
     #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
+
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +164,9 @@ pub(crate) struct Linger {
     /// The path of handover's own file
     #[arg(long)]
     pub(crate) program: PathBuf,
+
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// The options of a start, with the socket's real path and each default filled in.
@@ -160,10 +179,25 @@ pub(crate) struct Settings {
     pub(crate) drain: Duration,
     /// The bounds on old HAProxys.
     pub(crate) bounds: Bounds,
+    /// The form of the watchdog's log, too.
+    pub(crate) log_format: LogFormat,
     /// The new HAProxy binds its sockets itself.
     pub(crate) afresh: bool,
     pub(crate) group: Option<Group>,
     pub(crate) command: CommandLine,
+}
+
+impl Cli {
+    /// The form of this process's log.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        let log = match &self.verb {
+            None => &self.start.log,
+            Some(Verb::Stop(stop)) => &stop.log,
+            Some(Verb::Linger(linger)) => &linger.log,
+            Some(Verb::Session { log, .. }) => log,
+        };
+        log.log_format
+    }
 }
 
 impl Start {
@@ -178,6 +212,7 @@ impl Start {
             wait: self.wait,
             drain: self.drain,
             bounds: Bounds { processes: self.old_processes, memory: self.old_memory.in_bytes() },
+            log_format: self.log.log_format,
             afresh: self.afresh,
             group: self.group.as_deref().map(find_group).transpose()?,
             command: CommandLine::from_words(self.command)
@@ -224,6 +259,34 @@ mod tests {
         assert_eq!(settings.linger, Duration::from_millis(500));
         assert_eq!(settings.bounds.processes, 8);
         assert_eq!(settings.command.to_string(), "haproxy -f 'a b.cfg'");
+    }
+
+    #[test]
+    fn every_command_has_the_form_of_the_log() {
+        let commands: [&[&str]; 4] = [
+            &["handover", "--log-format", "json", "--", "haproxy"],
+            &["handover", "stop", "--log-format", "json"],
+            &["handover", "session", "--log-format", "json", "--", "haproxy"],
+            &[
+                "handover",
+                "linger",
+                "--socket",
+                "s",
+                "--start",
+                "a",
+                "--linger",
+                "1s",
+                "--program",
+                "p",
+                "--log-format",
+                "json",
+            ],
+        ];
+        for words in commands {
+            assert_eq!(Cli::try_parse_from(words).unwrap().log_format(), LogFormat::Json, "{words:?}");
+        }
+        let plain = Cli::try_parse_from(["handover", "--", "haproxy"]).unwrap();
+        assert_eq!(plain.log_format(), LogFormat::Text);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use haproxy::command::CommandLine;
 use nix::unistd::{Group, execvp};
+use program::log::LogFormat;
 
 use crate::linger::own_path;
 use crate::processes;
@@ -64,6 +65,7 @@ pub(crate) struct Watchdog<'a> {
     /// The name of the start to watch over.
     pub(crate) start: &'a str,
     pub(crate) linger: Duration,
+    pub(crate) log_format: LogFormat,
     /// supervisord's process id. `None` if supervisord doesn't run handover.
     pub(crate) supervisord: Option<i32>,
 }
@@ -73,7 +75,10 @@ impl Watchdog<'_> {
     pub(crate) fn spawn_process(&self, words: OwnedFd) -> anyhow::Result<i32> {
         let (linger, program) = (humantime::format_duration(self.linger).to_string(), own_path());
         let supervisord = self.supervisord.map(|pid| pid.to_string());
-        let fixed = [MYSELF, "linger", "--start", self.start, "--linger", &linger].map(OsStr::new);
+        // The option may stand on the command line only, which the watchdog doesn't see.
+        let format = self.log_format.name();
+        let fixed =
+            [MYSELF, "linger", "--start", self.start, "--linger", &linger, "--log-format", format].map(OsStr::new);
         let supervisord = supervisord.iter().flat_map(|pid| ["--supervisord", pid].map(OsStr::new));
         let paths = [OsStr::new("--program"), program.as_os_str(), OsStr::new("--socket"), self.socket.as_os_str()];
         let mut command = session_command(fixed.into_iter().chain(supervisord).chain(paths));

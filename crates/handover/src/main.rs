@@ -55,11 +55,11 @@ fn main() -> ExitCode {
 fn run_verb(cli: Cli) -> anyhow::Result<Outcome> {
     // Signals first, so that each one means what `--help` says from the beginning.
     let signals = cli.verb.is_none().then(Signals::hold_back).transpose()?;
-    program::log::init("info")?;
+    program::log::init_as("info", cli.log_format())?;
     match cli.verb {
         None => supervise::run_haproxy(cli.start.resolve_settings()?, signals.context("signals are held")?),
         Some(Verb::Stop(stop)) => stop::stop_all(&stop).map(|()| Outcome::Stopped),
         Some(Verb::Linger(linger)) => linger::run_watchdog(&linger).map(|()| Outcome::Stopped),
-        Some(Verb::Session { command }) => Err(launch::become_session(&command)),
+        Some(Verb::Session { command, .. }) => Err(launch::become_session(&command)),
     }
 }

@@ -46,16 +46,16 @@ const SIGNAL_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Result<Outcome> {
     let supervision = Supervision::of_this_process();
     let run_dir = RunDir::open(&settings.socket, settings.group.as_ref())?;
-    let start = new_start_name();
+    let (start, surplus) = (new_start_name(), Surplus::new(settings.bounds));
     let watchdog = launch::Watchdog {
         socket: &settings.socket.path,
         start: &start,
         linger: settings.linger,
+        log_format: settings.log_format,
         supervisord: supervision.supervisord_pid(),
     };
     let watchdog = WatchdogHandle::start_watchdog(&watchdog)
         .inspect_err(|error| run_dir.write_failure(&describe_error(error.as_ref())))?;
-    let surplus = Surplus::new(settings.bounds);
     let mut handover = Handover {
         settings,
         run_dir,

@@ -53,6 +53,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// Word of the option.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Filter and form of the process's log, for further subscribers.
 static SET_UP: OnceLock<(String, LogFormat)> = OnceLock::new();
 
@@ -235,6 +245,8 @@ fn level_color(level: Level) -> &'static str {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use clap::ValueEnum as _;
+
     use super::*;
     use crate::destination::is_journal;
 
@@ -303,6 +315,13 @@ mod tests {
         assert!(!is_journal(Some("nonsense"), Some((8, 1234))));
         assert!(!is_journal(None, None));
         assert!(!is_journal(None, Some((8, 1234))));
+    }
+
+    #[test]
+    fn the_word_of_a_form_is_that_of_the_option() {
+        for format in LogFormat::value_variants() {
+            assert_eq!(format.to_possible_value().unwrap().get_name(), format.name());
+        }
     }
 
     #[test]

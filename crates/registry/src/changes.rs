@@ -128,7 +128,7 @@ impl Client {
 
     async fn open_watch(&self, folder: &str, revision: i64) -> Result<Watch, Error> {
         let range = Range::of_folder(&self.config().prefix, folder);
-        Watch::open(self.clone(), &range, revision, MAX_SILENCE).await.map_err(|failure: Failure| failure.error)
+        Watch::open(self.clone(), &range, revision, MAX_SILENCE, false).await.map_err(|failure: Failure| failure.error)
     }
 }
 

@@ -261,11 +261,7 @@ impl Follower {
     async fn open_watch(&self, position: Position) -> Result<Watch, Failure> {
         // A watch delivers the revision that it begins at, and the listing has this one already.
         let (client, revision, max_silence) = (self.client.clone(), position.revision + 1, self.options.max_silence);
-        if self.options.shares_stream {
-            Watch::open_shared(client, &self.range, revision, max_silence).await
-        } else {
-            Watch::open(client, &self.range, revision, max_silence).await
-        }
+        Watch::open(client, &self.range, revision, max_silence, self.options.shares_stream).await
     }
 
     async fn list_all_keys(&mut self) -> Result<Position, SessionEnd> {

@@ -44,36 +44,30 @@ enum Source {
 }
 
 impl Watch {
-    /// Watches all keys of the range from this revision on, with a stream of its own. After `max_silence` without a message
-    /// it asks for a sign of life.
+    /// Watches all keys of the range from this revision on, with a stream of its own or on the one that the connection's watches
+    /// share. After `max_silence` without a message it asks for a sign of life.
     pub(crate) async fn open(
         client: Client,
         range: &Range,
         revision: i64,
         max_silence: Duration,
+        shares_stream: bool,
     ) -> Result<Self, Failure> {
         let operation = Operation::Watch(range.start().to_owned());
         let (turn, mut connection) = client.current_connection().await?;
-        let opened = MessageStream::open(&mut connection.watch, range.start(), options(range, revision)).await;
-        match opened {
-            Ok(stream) => {
-                Ok(Self { client, operation, turn, source: Source::Own { stream: Box::new(stream), max_silence } })
+        let (key, options) = (range.start(), options(range, revision));
+        // The shared stream's carrier creates the watch later, and tells a refusal in the first message.
+        let source = if shares_stream {
+            Source::Shared(connection.shared_stream.open_watch(key, options, max_silence))
+        } else {
+            match MessageStream::open(&mut connection.watch, key, options).await {
+                Ok(stream) => Source::Own { stream: Box::new(stream), max_silence },
+                Err(end) => {
+                    return Err(client.record_failure(turn, &operation, |context| classify_end(&context, &end)));
+                }
             }
-            Err(end) => Err(client.record_failure(turn, &operation, |context| classify_end(&context, &end))),
-        }
-    }
-
-    /// The same on the stream that the connection's watches share.
-    pub(crate) async fn open_shared(
-        client: Client,
-        range: &Range,
-        revision: i64,
-        max_silence: Duration,
-    ) -> Result<Self, Failure> {
-        let operation = Operation::Watch(range.start().to_owned());
-        let (turn, connection) = client.current_connection().await?;
-        let watch = connection.shared_stream.open_watch(range.start(), options(range, revision), max_silence);
-        Ok(Self { client, operation, turn, source: Source::Shared(watch) })
+        };
+        Ok(Self { client, operation, turn, source })
     }
 
     /// The next message. After the longest silence it is the answer to a request for a sign of life. Dropping the future

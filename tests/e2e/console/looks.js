@@ -70,6 +70,14 @@ if (scrolled > WIDTH) {
   faults.push(`the page is wider than the screen: ${scrolled} px, by ${wide?.outerHTML.slice(0, 160)}`);
 }
 
+// On a phone each cell stands for itself. A row of a table is as high as its highest cell.
+for (const cell of WIDTH < 700 ? document.querySelectorAll('td') : []) {
+  const content = document.createRange();
+  content.selectNodeContents(cell);
+  const empty = cell.getBoundingClientRect().height - content.getBoundingClientRect().height;
+  if (empty > 80) faults.push(`${Math.round(empty)} empty px in the cell "${cell.textContent.trim().slice(0, 40)}"`);
+}
+
 if (!document.documentElement.lang) faults.push('no lang');
 if (!document.title) faults.push('no title');
 for (const landmark of ['main', 'header', 'nav', 'h1']) {

@@ -56,20 +56,34 @@ fn every_page_is_shown_with_few_and_many_services() {
     let mut tab = claim.wait();
     let _turn = take_turn(&mut tab);
     for count in SIZES {
-        let apps = ["web-1", "web-2", "web-3"].map(App::alone);
-        let ground = Ground::build().flags(&["--node", "lb-1"]).start();
+        let mut apps: Vec<App> = ["web-1", "web-2", "web-3"].map(App::alone).into();
+        let build = Ground::build().certificate(&["*.example.com"]).certificate(&["example.com", "www.example.com"]);
+        let ground = build.flags(&["--node", "lb-1"]).start();
         ground.etcd.put_all(services(count, &apps));
         ground.balancer.wait_applied(PATIENCE * 2, ground.etcd.revision());
         let console = format!("http://{}", ground.balancer.admin());
-        for (name, path) in
-            [("list", "/"), ("service", "/services/http-service-0001"), ("store", "/store"), ("haproxy", "/haproxy")]
-        {
+        for (name, path) in [
+            ("list", "/"),
+            ("service", "/services/http-service-0001"),
+            ("certificates", "/certificates"),
+            ("store", "/store"),
+            ("haproxy", "/haproxy"),
+        ] {
             tab.open(&format!("{console}{path}"));
             wait_live(&tab);
-            for (screen, look) in [("wide", Look::WIDE), ("phone", Look::PHONE)] {
-                save(&tab, &format!("{name}-{count}-{screen}-light"), look);
-                save(&tab, &format!("{name}-{count}-{screen}-dark"), look.dark());
-            }
+            save_all_looks(&tab, &format!("{name}-{count}"));
         }
+        // A host goes with one of three upstreams of each service.
+        apps.truncate(2);
+        tab.open(&console);
+        tab.wait(PATIENCE, "document.querySelector('#problems')?.innerText.includes('fail')");
+        save_all_looks(&tab, &format!("problems-{count}"));
+    }
+}
+
+fn save_all_looks(tab: &Browser, name: &str) {
+    for (screen, look) in [("wide", Look::WIDE), ("phone", Look::PHONE)] {
+        save(tab, &format!("{name}-{screen}-light"), look);
+        save(tab, &format!("{name}-{screen}-dark"), look.dark());
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use daemon::admin::AdminArgs;
+use daemon::log::LogFormat;
 use nix::sys::signal::Signal;
 
 use crate::config::container_options::Containers;
@@ -157,6 +158,9 @@ pub(crate) struct Common {
     /// Log events of this level and above: error, warn, info, debug, trace, or a filter like `info,registry=debug`
     #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
     pub(crate) log_level: String,
+    /// Write log lines in this form
+    #[arg(long, env = "ANNOUNCER_LOG_FORMAT", value_enum, default_value_t, value_name = "FORM", help_heading = "Log")]
+    pub(crate) log_format: LogFormat,
 }
 
 /// Times and signals of an announcement's life.

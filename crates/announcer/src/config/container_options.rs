@@ -8,6 +8,7 @@ use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Subcommand, ValueEnum};
 use containers::{Dialect, EngineAddress};
 use daemon::admin::AdminArgs;
+use daemon::log::LogFormat;
 use discovery::HostName;
 
 use crate::config::cli::Announcer;
@@ -75,6 +76,9 @@ pub(crate) struct Containers {
     /// Log events of this level and above: error, warn, info, debug, trace, or a filter like `info,registry=debug`
     #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
     pub(crate) log_level: String,
+    /// Write log lines in this form
+    #[arg(long, env = "ANNOUNCER_LOG_FORMAT", value_enum, default_value_t, value_name = "FORM", help_heading = "Log")]
+    pub(crate) log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]

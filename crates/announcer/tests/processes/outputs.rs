@@ -127,3 +127,27 @@ fn copy(command: &Command) -> Command {
     copy.args(command.get_args()).current_dir(command.get_current_dir().unwrap());
     copy
 }
+
+#[test]
+fn the_log_is_json_if_it_is_asked_for_by_option_or_variable() {
+    let site = Site::new();
+    let by_option = site.command(&["--drain", "0s", "--log-format", "json"]);
+    let mut by_variable = site.command(&["--drain", "0s"]);
+    by_variable.env("ANNOUNCER_LOG_FORMAT", "json");
+    for (name, mut command) in [("by-option", by_option), ("by-variable", by_variable)] {
+        let mut announcer = Process::start(&site.folder, name, &mut command);
+        site.until_registered();
+        announcer.signal(Signal::SIGTERM);
+        assert_eq!(announcer.wait(SOON).code(), Some(0), "{name}");
+        let log = announcer.log();
+        for line in log.lines() {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let is_whole = ["timestamp", "level", "target", "message"].iter().all(|field| event[field].is_string());
+            assert!(is_whole, "{line}");
+        }
+        assert!(log.lines().count() > 1, "{log}");
+    }
+    let mut odd = site.command(&["--log-format", "xml"]);
+    let (code, words) = site.run(&mut odd);
+    assert!(code == 2 && words.contains("xml"), "{code}: {words}");
+}

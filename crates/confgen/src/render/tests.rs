@@ -55,6 +55,7 @@ pub(crate) fn site(state_dir: &Path) -> Site {
         log: "/dev/log".into(),
         trusted_proxies: None,
         proxy_protocol_from: None,
+        has_traces: true,
         // Of `secret`.
         stats_hash: Hash::Sha256("2BB80D537B1DA3E38BD30361AA855686BDE0EACD7162FEF6A25FE97BF527A25B".into()),
         stats_domain: None,
@@ -298,6 +299,34 @@ fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
     let rendered =
         rendered(&settled_as(dir.path()), &site_behind_balancers(dir.path()), &OperatorConfig::default(), dir.path());
     assert_eq!(check(&rendered, dir.path()), CheckResult::Valid { warnings: Vec::new() });
+}
+
+#[test]
+fn without_traces_the_file_lacks_their_lines_which_takes_a_restart() {
+    let given = |words: &[&str]| {
+        let options = Cli::parse_from(["confgen"].iter().chain(words)).common.options;
+        options.build_site(Hash::Crypt(String::new())).has_traces
+    };
+    assert!(given(&[]) && given(&["--trace-context", "on"]) && !given(&["--trace-context", "off"]));
+    for make_site in [site, full_site] {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |has_traces| {
+            let site = Site { has_traces, ..make_site(dir.path()) };
+            rendered(&settled("flags", dir.path()), &site, &OperatorConfig::default(), dir.path())
+        };
+        let (with, without) = (of(true), of(false));
+        assert!(!without.cfg.to_string().contains("trace"), "{}", without.cfg);
+        // Nothing else differs, besides the generation's name.
+        let lines = |rendered: &Rendered| {
+            let text = rendered.cfg.to_string().replace(&rendered.generation_id, "the generation");
+            let text = text.replace("\"traceparent\":\"%[var(txn.traceparent)]\",", "");
+            let lines = blocks(&text).into_iter().flatten().filter(|line| !line.contains("trace") && !line.is_empty());
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&without), lines(&with));
+        assert!(with.fingerprint.restart_reason(&without.fingerprint).is_some());
+        assert_eq!(check(&without, dir.path()), CheckResult::Valid { warnings: Vec::new() });
+    }
 }
 
 #[test]

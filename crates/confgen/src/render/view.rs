@@ -41,6 +41,8 @@ pub struct Site {
     pub trusted_proxies: Option<Networks>,
     /// Peers that begin each connection with the PROXY protocol.
     pub proxy_protocol_from: Option<Networks>,
+    /// HAProxy passes a client's trace on, or begins one.
+    pub has_traces: bool,
     /// The hash of the stats page's password.
     pub stats_hash: crate::render::stats_hash::Hash,
     /// A host that the stats page has to itself.

@@ -1,7 +1,10 @@
 //! Finds what isn't right, in the order of harm, with the reason and the command that helps. Pure: the caller gives the time.
 //!
 //! The API and the console show the same list. It decides nothing anew: the verdicts are `verdict.rs`'s, and `tally.rs` counts
-//! them.
+//! them. Like problems of many services are one entry.
+
+mod groups;
+mod kind;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -13,6 +16,8 @@ use crate::local_files::expiry::{DAY, SOON};
 use crate::status::figures::{Counted, Figures};
 use crate::status::tally::{Idle, Mood, Tally, tally_services};
 use crate::status::{Retainer, Status};
+use groups::group_like_problems;
+pub use kind::ProblemKind;
 
 /// The harm of a problem, the greatest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,22 +54,60 @@ impl Harm {
     }
 }
 
-/// One problem.
+/// One problem, or one entry for many like ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub harm: Harm,
+    pub kind: ProblemKind,
+    /// The cause of upstreams without requests. `None` if the problem isn't about requests.
+    pub cause: Option<Cause>,
     pub what: String,
     pub reason: String,
     /// The command that helps, or that shows more. `None` if no command does.
     pub command: Option<String>,
-    /// The service that it is about. `None` if it is about the balancer.
-    pub service: Option<ServiceId>,
+    /// The services that it is about, sorted. Empty if it is about the balancer.
+    pub services: Vec<ServiceId>,
+    /// The number of like problems in this entry.
+    pub count: usize,
+    /// The name in a list of like problems. `None` if there are no like ones.
+    subject: Option<String>,
+}
+
+impl Problem {
+    fn new(harm: Harm, kind: ProblemKind, what: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (what, reason) = (what.into(), reason.into());
+        Self { harm, kind, cause: None, what, reason, command: None, services: Vec::new(), count: 1, subject: None }
+    }
+
+    fn with_command(self, command: impl Into<String>) -> Self {
+        Self { command: Some(command.into()), ..self }
+    }
+
+    fn of_service(self, id: &ServiceId) -> Self {
+        Self { services: vec![id.clone()], subject: Some(id.to_string()), ..self }
+    }
+
+    fn with_cause(self, cause: &Cause) -> Self {
+        Self { cause: Some(cause.clone()), ..self }
+    }
+
+    fn about(self, subject: impl Into<String>) -> Self {
+        Self { subject: Some(subject.into()), ..self }
+    }
+
+    /// The word that selects its services in the console's list: `no_requests.pending`.
+    pub fn filter(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}.{}", self.kind.name(), cause.name()),
+            None => self.kind.name().to_owned(),
+        }
+    }
 }
 
 /// The time after which a process that handover cut off is no news any more.
 const CUT_OFF_NEWS: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The most names that one problem lists.
+/// The most names that one problem lists. More like problems than this are one entry.
 const NAMED: usize = 4;
 
 /// The journal has the reason of most failures in more words.
@@ -85,7 +128,7 @@ pub fn find_problems(status: &Status, tallies: &[Tally], error: Option<&str>, no
     let mut found = finder.found;
     // The sort is stable, so that problems of one harm stay in the order in which they were found.
     found.sort_by_key(|problem| problem.harm);
-    found
+    group_like_problems(found)
 }
 
 /// The answer to `/api/v1/problems`.
@@ -100,9 +143,12 @@ pub fn show_problems(status: &Status, counted: &Counted, now: SystemTime) -> bal
 }
 
 fn show_problem(problem: Problem) -> balancer_api::Problem {
-    let Problem { harm, what, reason, command, service } = problem;
-    let service = service.map(|id| id.to_string());
-    balancer_api::Problem { harm: harm.name().to_owned(), what, reason, command, service }
+    let Problem { harm, kind, cause, what, reason, command, services, count, subject: _ } = problem;
+    let services: Vec<String> = services.iter().map(ToString::to_string).collect();
+    // Readers of older releases know only this one.
+    let service = services.first().filter(|_| services.len() == 1).cloned();
+    let (harm, kind) = (harm.name().to_owned(), kind.name().to_owned());
+    balancer_api::Problem { harm, what, reason, command, service, kind, cause, count, services }
 }
 
 struct Finder<'a> {
@@ -111,13 +157,8 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    fn add(&mut self, harm: Harm, what: impl Into<String>, reason: impl Into<String>, command: Option<&str>) {
-        let command = command.map(str::to_owned);
-        self.found.push(Problem { harm, what: what.into(), reason: reason.into(), command, service: None });
-    }
-
-    fn add_of_service(&mut self, harm: Harm, id: &ServiceId, what: String, reason: String, command: Option<String>) {
-        self.found.push(Problem { harm, what, reason, command, service: Some(id.clone()) });
+    fn add(&mut self, problem: Problem) {
+        self.found.push(problem);
     }
 
     /// Checks what concerns all services: HAProxy, the store, and the last actions.
@@ -126,29 +167,36 @@ impl Finder<'_> {
         // Each of these explains the next one, so only the first is told.
         if status.running.is_none() && status.has_reconciled {
             let reason = error.unwrap_or("nothing answers on its Runtime API");
-            self.add(Harm::Outage, "HAProxy doesn't answer", reason, Some("supervisorctl status haproxy"));
+            let silent = Problem::new(Harm::Outage, ProblemKind::HaproxyDown, "HAProxy doesn't answer", reason);
+            self.add(silent.with_command("supervisorctl status haproxy"));
         } else if let Err(words) = status.check_in_sync() {
-            let command = if status.reconcile.operator_files.refused.is_some() { None } else { Some(JOURNAL) };
-            self.add(Harm::Blocked, "HAProxy doesn't run what the store asks for", words, command);
+            let what = "HAProxy doesn't run what the store asks for";
+            let problem = Problem::new(Harm::Blocked, ProblemKind::OutOfSync, what, words);
+            let is_of_operator = status.reconcile.operator_files.refused.is_some();
+            self.add(if is_of_operator { problem } else { problem.with_command(JOURNAL) });
         } else if let Some(error) = error {
-            self.add(Harm::Blocked, "HAProxy gives no figures, so no verdict is known", error, Some(JOURNAL));
+            let what = "HAProxy gives no figures, so no verdict is known";
+            self.add(Problem::new(Harm::Blocked, ProblemKind::NoFigures, what, error).with_command(JOURNAL));
         }
         if let Some(error) = &status.store_error {
             let what = "the store is away, and HAProxy keeps what it has";
-            self.add(Harm::Blocked, what, error, Some("etcdctl endpoint health --cluster"));
+            let problem = Problem::new(Harm::Blocked, ProblemKind::StoreAway, what, error);
+            self.add(problem.with_command("etcdctl endpoint health --cluster"));
         }
         for limit in status.changed_limits() {
             let what = format!("HAProxy's {} was changed over the Runtime API", limit.keyword);
-            self.add(Harm::Degraded, what, limit.to_string(), Some(&limit.remedy()));
+            let problem = Problem::new(Harm::Degraded, ProblemKind::LimitChanged, what, limit.to_string());
+            self.add(problem.with_command(limit.remedy()));
         }
     }
 
     fn check_service(&mut self, tally: &Tally) {
         let (id, desired) = (tally.id, &self.status.reconcile.desired);
-        let explain = || Some(format!("discoverctl explain {}", id.name));
+        let explain = format!("discoverctl explain {}", id.name);
         if let Some(words) = desired.rejection(id) {
             let what = format!("HAProxy refuses {id}, and its last accepted form counts");
-            self.add_of_service(Harm::Blocked, id, what, words.to_owned(), explain());
+            let problem = Problem::new(Harm::Blocked, ProblemKind::ServiceRefused, what, words);
+            self.add(problem.of_service(id).with_command(&explain));
         }
         // Without HAProxy's figures no verdict is known, and `check_balancer` says so.
         if tally.unknown > 0 {
@@ -158,14 +206,16 @@ impl Finder<'_> {
         if tally.serving > 0 {
             for idle in tally.idle.iter().filter(|idle| idle.mood == Mood::Failing && !is_of_balancer(&idle.cause)) {
                 let what = format!("{id}: {} of {} upstreams fail", idle.count, tally.total);
-                self.add_of_service(Harm::Degraded, id, what, idle.words.clone(), Some(explain_upstream(id, idle)));
+                let problem = Problem::new(Harm::Degraded, ProblemKind::UpstreamsFail, what, &idle.words);
+                self.add(problem.of_service(id).with_cause(&idle.cause).with_command(explain_upstream(id, idle)));
             }
             return;
         }
         match tally.first_idle() {
             None if is_reachable => {
-                let reason = "no upstream has a record".to_owned();
-                self.add_of_service(Harm::Outage, id, format!("{id} has no upstream"), reason, explain());
+                let (what, reason) = (format!("{id} has no upstream"), "no upstream has a record");
+                let problem = Problem::new(Harm::Outage, ProblemKind::NoUpstream, what, reason);
+                self.add(problem.of_service(id).with_command(explain));
             }
             // A service without hosts, ports and upstreams harms no client.
             None => {}
@@ -174,12 +224,14 @@ impl Finder<'_> {
                     1 => format!("{id}: its only upstream gets no requests"),
                     total => format!("{id}: none of {total} upstreams gets requests"),
                 };
-                let command = if idle.mood == Mood::Failing { Some(explain_upstream(id, idle)) } else { explain() };
-                self.add_of_service(Harm::Outage, id, what, idle.words.clone(), command);
+                let command = if idle.mood == Mood::Failing { explain_upstream(id, idle) } else { explain };
+                let problem = Problem::new(Harm::Outage, ProblemKind::NoRequests, what, &idle.words);
+                self.add(problem.of_service(id).with_cause(&idle.cause).with_command(command));
             }
             Some(idle) => {
                 let what = format!("no request leads to {id}");
-                self.add_of_service(Harm::Degraded, id, what, idle.words.clone(), explain());
+                let problem = Problem::new(Harm::Degraded, ProblemKind::NoRoute, what, &idle.words);
+                self.add(problem.of_service(id).with_cause(&idle.cause).with_command(explain));
             }
         }
     }
@@ -201,7 +253,10 @@ impl Finder<'_> {
         } else {
             "confgen restarts HAProxy once --restart-interval allows it".to_owned()
         };
-        self.add(Harm::Blocked, what, reason, Some("supervisorctl restart haproxy"));
+        let problem = Problem::new(Harm::Blocked, ProblemKind::RestartDue, what, reason);
+        // The console links to all of them, so that the names in the sentence may be few.
+        let (services, count) = (pending.iter().cloned().collect(), pending.len());
+        self.add(Problem { services, count, ..problem.with_command("supervisorctl restart haproxy") });
     }
 
     fn check_certificates(&mut self, now: SystemTime) {
@@ -213,21 +268,27 @@ impl Finder<'_> {
             let Some(left) = it.not_after.map(|end| end - now).filter(|left| *left < SOON) else { continue };
             let names = list_names(names.iter().map(|name| (*name).to_owned()));
             let reason = it.file.display().to_string();
-            if left < 0 {
-                self.add(Harm::Outage, format!("the certificate of {names} has expired"), reason, None);
+            let problem = if left < 0 {
+                let what = format!("the certificate of {names} has expired");
+                Problem::new(Harm::Outage, ProblemKind::CertificateExpired, what, reason)
             } else {
                 let when = count((left / DAY).unsigned_abs() as usize, "day", "days");
-                self.add(Harm::Risk, format!("the certificate of {names} expires in {when}"), reason, None);
-            }
+                let what = format!("the certificate of {names} expires in {when}");
+                Problem::new(Harm::Risk, ProblemKind::CertificateExpires, what, reason)
+            };
+            self.add(problem.about(names));
         }
         // The last good content of such a file may serve on.
         for (file, reason) in &all.rejected {
-            self.add(Harm::Risk, format!("the certificate file {} is refused", file.display()), reason, None);
+            let file = file.display().to_string();
+            let what = format!("the certificate file {file} is refused");
+            self.add(Problem::new(Harm::Risk, ProblemKind::CertificateRefused, what, reason).about(file));
         }
         let pages = self.status.reconcile.refused_error_pages;
         if pages > 0 {
             let what = format!("{} refused", count(pages, "error page is", "error pages are"));
-            self.add(Harm::Risk, what, "the log names each with its reason", Some(JOURNAL));
+            let reason = "the log names each with its reason";
+            self.add(Problem::new(Harm::Risk, ProblemKind::ErrorPageRefused, what, reason).with_command(JOURNAL));
         }
     }
 
@@ -243,14 +304,12 @@ impl Finder<'_> {
             let verb = if keys.len() == 1 { "is" } else { "are" };
             let what = format!("{}{of} {verb} not followed", count(keys.len(), "key", "keys"));
             let Some((key, reason)) = keys.first() else { continue };
-            let problem = Problem {
-                harm: Harm::Risk,
-                what,
-                reason: format!("{key}: {reason}"),
-                command: Some("discoverctl lint".to_owned()),
-                service,
-            };
-            self.found.push(problem);
+            let problem = Problem::new(Harm::Risk, ProblemKind::Quarantined, what, format!("{key}: {reason}"));
+            let problem = problem.with_command("discoverctl lint");
+            self.add(match &service {
+                Some(id) => problem.of_service(id),
+                None => problem,
+            });
         }
         for (by, why) in [
             (Retainer::Guard, "they disappeared together while their checks pass"),
@@ -262,11 +321,13 @@ impl Finder<'_> {
                 let number = count(names.len(), "upstream is", "upstreams are");
                 let what = format!("{number} served without a key: {}", list_names(names.into_iter()));
                 let reason = format!("{why}; the command drops them, if that is meant");
-                self.add(Harm::Risk, what, reason, Some("discoverctl accept-store"));
+                let problem = Problem::new(Harm::Risk, ProblemKind::Held, what, reason);
+                self.add(problem.with_command("discoverctl accept-store"));
             }
         }
         for remark in &self.status.reconcile.operator_files.remarks {
-            self.add(Harm::Risk, "a remark on the operator's files", remark, None);
+            let what = "a remark on the operator's files";
+            self.add(Problem::new(Harm::Risk, ProblemKind::Remark, what, remark).about("the operator's files"));
         }
     }
 
@@ -279,7 +340,8 @@ impl Finder<'_> {
                 count(silent, "HAProxy process or master does", "HAProxy processes or masters do")
             );
             let reason = "a drain waits for those that may be old HAProxy processes";
-            self.add(Harm::Risk, what, reason, Some("ps -C haproxy -o pid,etime,args"));
+            let problem = Problem::new(Harm::Risk, ProblemKind::HaproxySilent, what, reason);
+            self.add(problem.with_command("ps -C haproxy -o pid,etime,args"));
         }
         let cutoffs = &self.status.cutoffs;
         if let Some(last) = cutoffs.last.filter(|last| now.duration_since(*last).is_ok_and(|age| age < CUT_OFF_NEWS)) {
@@ -290,7 +352,7 @@ impl Finder<'_> {
                 "there were too many or they had too much memory, the last at {}",
                 super::api::format_time(last)
             );
-            self.add(Harm::Risk, what, reason, None);
+            self.add(Problem::new(Harm::Risk, ProblemKind::ConnectionsCut, what, reason));
         }
     }
 }

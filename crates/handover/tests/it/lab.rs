@@ -140,7 +140,7 @@ backend app
     }
 
     /// handover as a program of supervisord.
-    fn program(&self, startsecs: u8) -> String {
+    pub(crate) fn program(&self, startsecs: u8) -> String {
         let (dir, linger) = (self.dir.display(), LINGER.as_millis());
         format!(
             "[program:haproxy]
@@ -206,7 +206,7 @@ serverurl=unix://{dir}/supervisor.sock
     }
 
     /// Has supervisord start the program, which by itself it does a second later.
-    fn start_program(&self) {
+    pub(crate) fn start_program(&self) {
         self.until("supervisord takes commands", || self.rpc().start_program("haproxy").is_ok());
     }
 

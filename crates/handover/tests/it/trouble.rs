@@ -127,3 +127,42 @@ fn after_a_killed_supervisord_the_next_one_takes_over() {
     lab.until("the first handover ends with its HAProxy", || stat(first).is_none_or(|(state, _)| state == 'Z'));
     lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
 }
+
+/// The command line of each process, with a NUL behind each word.
+fn all_command_lines() -> impl Iterator<Item = String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|it| std::fs::read_to_string(it.path().join("cmdline")).ok())
+}
+
+#[test]
+fn handover_and_its_watchdog_log_json_beside_haproxys_own_lines() {
+    let mut lab = Lab::prepare();
+    lab.configure("first", "");
+    lab.install();
+    let program = lab.program(2).replace(" -- ", " --log-format json -- ");
+    lab.supervise(crate::lab::Host::Plain, &program);
+    lab.start_program();
+    lab.until("the first configuration serves", || lab.generation().as_deref() == Some("first"));
+    // supervisord reads nothing of the watchdog's once handover has ended.
+    let socket = lab.path("admin.sock").display().to_string();
+    let is_watchdog = |line: &String| line.contains("\0linger\0") && line.contains(&socket);
+    // The first process of a session runs the same words for a moment.
+    lab.until("the watchdog", || all_command_lines().filter(is_watchdog).count() == 1);
+    let watchdogs: Vec<String> = all_command_lines().filter(is_watchdog).collect();
+    assert!(watchdogs[0].contains("\0--log-format\0json\0"), "{watchdogs:?}");
+    lab.ctl_ok(&["stop", "haproxy"]);
+    lab.until("no HAProxy is left", || lab.haproxys().is_empty());
+    lab.configure("second", "listen broken\n    nonsense");
+    lab.ctl(&["start", "haproxy"]);
+    let log = lab.log();
+    let lines = log.lines().filter(|line| line.starts_with('{'));
+    let objects = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let messages: Vec<String> =
+        objects.map(|it| format!("{} {}", it["level"], it["message"])).map(|it| it.replace('"', "")).collect();
+    for wanted in ["INFO HAProxy serves", "ERROR HAProxy rejected the configuration"] {
+        assert!(messages.iter().any(|it| it == wanted), "{wanted}: {messages:#?}\n{log}");
+    }
+    assert!(log.contains("unknown keyword 'nonsense'"), "HAProxy's own line: {log}");
+    let of_handover = log.lines().filter(|line| line.contains("handover::"));
+    assert!(of_handover.clone().all(|line| line.starts_with('{')), "{log}");
+}

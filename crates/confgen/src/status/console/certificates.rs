@@ -3,7 +3,7 @@
 use askama::Template;
 use discovery::balancer_api;
 
-use super::format::{Moment, cut_text, sign_of};
+use super::format::{Moment, cut_text, format_count, sign_of};
 use super::frame::Frame;
 use super::services::Clock;
 use crate::local_files::expiry::{DAY, SOON};
@@ -12,6 +12,8 @@ use crate::status::api::show_certificates;
 
 /// The most names of one certificate, and the most hosts without one.
 const NAMES: usize = 20;
+/// The most certificates. The API has all.
+const ROWS: usize = 500;
 /// The most hosts of the second table.
 const HOSTS: usize = 500;
 const LONGEST: usize = 600;
@@ -21,6 +23,7 @@ const LONGEST: usize = 600;
 struct Page {
     frame: Frame,
     rows: Vec<Row>,
+    more_rows: usize,
     refused: Vec<(String, String)>,
     unused: Vec<(String, String)>,
     hosts: Vec<HostRow>,
@@ -68,7 +71,8 @@ pub fn render_page(status: &Status, clock: Clock) -> askama::Result<String> {
     rows.sort_by(|(one, a), (other, b)| one.cmp(other).then_with(|| a.file.cmp(&b.file)));
     let page = Page {
         frame: Frame::new(status, "certificates", "Certificates"),
-        rows: rows.into_iter().map(|(_, row)| row).collect(),
+        more_rows: rows.len().saturating_sub(ROWS),
+        rows: rows.into_iter().take(ROWS).map(|(_, row)| row).collect(),
         refused: reasons(shown.refused),
         unused: reasons(shown.unused),
         hosts: shown.hosts.into_iter().take(HOSTS).map(make_host).collect(),
@@ -97,7 +101,7 @@ fn make_row(it: balancer_api::Certificate, end: Option<i64>, now: i64) -> (i64, 
         Some(..0) => "expired".to_owned(),
         Some(left) if left < DAY => "less than a day".to_owned(),
         Some(left) if left < 2 * DAY => "1 day".to_owned(),
-        Some(left) => format!("{} days", left / DAY),
+        Some(left) => format!("{} days", format_count((left / DAY).unsigned_abs())),
     };
     let words = if it.validity == "not valid yet" { it.validity.clone() } else { words };
     let first = |names: Vec<String>| {

@@ -64,6 +64,7 @@ pub struct RawQuery {
     host: String,
     color: String,
     wrong: String,
+    problem: String,
     sort: String,
     page: String,
 }
@@ -78,6 +79,8 @@ pub struct ServiceQuery {
     /// A color of its upstreams.
     pub color: String,
     pub only_wrong: bool,
+    /// A kind of problems, alone or with a cause: `no_requests`, `no_requests.pending`.
+    pub problem: String,
     pub order: Order,
     /// From 1.
     pub page: usize,
@@ -92,6 +95,7 @@ impl RawQuery {
             host: field(&self.host),
             color: field(&self.color),
             only_wrong: self.wrong == "1",
+            problem: field(&self.problem),
             order: Order::parse(&self.sort),
             page: self.page.parse().unwrap_or(1).max(1),
         }
@@ -105,6 +109,8 @@ pub struct Subject<'a> {
     pub name: String,
     /// The rank of its greatest harm, 0 for the most. `None` if nothing is wrong.
     pub harm: Option<usize>,
+    /// Its problems: `no_requests.pending`. Empty if the query has no problem.
+    pub problems: Vec<String>,
     pub domains: Vec<String>,
     pub machines: Vec<&'a str>,
     pub colors: Vec<&'a str>,
@@ -121,6 +127,7 @@ impl ServiceQuery {
     pub fn selects(&self, subject: &Subject) -> bool {
         let has_host = || subject.hosts().any(|host| contains(host, &self.host));
         (!self.only_wrong || subject.harm.is_some())
+            && (self.problem.is_empty() || subject.problems.iter().any(|problem| is_of_kind(problem, &self.problem)))
             && (self.color.is_empty() || subject.colors.contains(&self.color.as_str()))
             && (self.host.is_empty() || has_host())
             && self.text.split_whitespace().all(|word| subject.has_word(word))
@@ -144,14 +151,16 @@ impl ServiceQuery {
 
     /// True if the list has all services.
     pub fn is_unfiltered(&self) -> bool {
-        self.text.is_empty() && self.host.is_empty() && self.color.is_empty() && !self.only_wrong
+        let texts = [&self.text, &self.host, &self.color, &self.problem];
+        texts.into_iter().all(String::is_empty) && !self.only_wrong
     }
 
     /// The URL of the list with another order or page.
     pub fn url(&self, order: Order, page: usize) -> String {
         // Defaults are left out, so that the plain list has a plain URL.
         let mut pairs = Vec::new();
-        for (name, value) in [("q", &self.text), ("host", &self.host), ("color", &self.color)] {
+        let texts = [("q", &self.text), ("host", &self.host), ("color", &self.color), ("problem", &self.problem)];
+        for (name, value) in texts {
             pairs.extend((!value.is_empty()).then(|| format!("{name}={}", encode_query(value))));
         }
         pairs.extend(self.only_wrong.then(|| "wrong=1".to_owned()));
@@ -170,6 +179,11 @@ impl Subject<'_> {
         let names = [self.name.as_str()].into_iter().chain(self.hosts()).chain(self.colors.iter().copied());
         names.chain(self.texts.iter().map(String::as_str)).any(|text| contains(text, word))
     }
+}
+
+/// True if the problem has this kind, or this kind and cause.
+fn is_of_kind(problem: &str, wanted: &str) -> bool {
+    problem.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// True if the text has the word, whatever the case of its letters is.
@@ -214,7 +228,8 @@ mod tests {
         let of = |wanted: &str| pairs.clone().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
         let field = |name| of(name).unwrap_or_default();
         let (q, host, color) = (field("q"), field("host"), field("color"));
-        RawQuery { q, host, color, wrong: field("wrong"), sort: field("sort"), page: field("page") }.read()
+        let (problem, sort) = (field("problem"), field("sort"));
+        RawQuery { q, host, color, wrong: field("wrong"), problem, sort, page: field("page") }.read()
     }
 
     #[test]
@@ -240,7 +255,13 @@ mod tests {
             assert!(!read(missed).selects(&shop), "{missed}");
         }
         shop.harm = Some(0);
-        assert!(read("wrong=1").selects(&shop));
+        shop.problems = vec!["no_requests.pending".into()];
+        for found in ["wrong=1", "problem=no_requests", "problem=no_requests.pending"] {
+            assert!(read(found).selects(&shop), "{found}");
+        }
+        for missed in ["problem=no_request", "problem=pending", "problem=no_requests.check", "problem=no_upstream"] {
+            assert!(!read(missed).selects(&shop), "{missed}");
+        }
     }
 
     #[test]
@@ -258,8 +279,9 @@ mod tests {
 
     #[test]
     fn a_link_keeps_the_filter_and_can_not_be_broken() {
-        let query = read("q=\"><script>&host=a b&wrong=1");
-        assert_eq!(query.url(Order::Name, 2), "/?q=%22%3E%3Cscript%3E&host=a%20b&wrong=1&sort=name&page=2");
+        let query = read("q=\"><script>&host=a b&wrong=1&problem=no_requests.pending");
+        let rest = "host=a%20b&problem=no_requests.pending&wrong=1&sort=name&page=2";
+        assert_eq!(query.url(Order::Name, 2), format!("/?q=%22%3E%3Cscript%3E&{rest}"));
         assert_eq!(ServiceQuery::default().url(Order::Harm, 1), "/");
         assert_eq!([0, 1, 100, 101].map(count_pages), [1, 1, 1, 2]);
     }

@@ -13,7 +13,7 @@ use super::query::{Order, ROWS, ServiceQuery, Subject, count_pages};
 use crate::desired::DesiredService;
 use crate::status::Status;
 use crate::status::figures::{Counted, Figures};
-use crate::status::problems::{Harm, Problem, find_problems};
+use crate::status::problems::{Harm, Problem, ProblemKind, find_problems};
 use crate::status::series::Series;
 use crate::status::tally::{Tally, tally_services};
 
@@ -57,7 +57,16 @@ struct ProblemRow {
     what: String,
     reason: String,
     command: Option<String>,
-    service: Option<String>,
+    /// The page about it. `None` if no page has more.
+    url: Option<String>,
+    /// The link to all of several services.
+    all: Option<AllLink>,
+}
+
+/// A link to the services of one problem.
+struct AllLink {
+    url: String,
+    words: String,
 }
 
 /// A choice of the order, in the form and in the table's head.
@@ -100,12 +109,13 @@ pub fn render_page(status: &Status, counted: &Counted, query: ServiceQuery, cloc
     let figures = Figures::new(counted);
     let tallies = tally_services(status, &figures);
     let problems = find_problems(status, &tallies, figures.error(), clock.now);
-    let harms = harm_by_service(&problems);
+    let by_service = list_by_service(&problems);
     // HAProxy's next reading waits for the lock, so no verdict is made under it.
     let series = status.series.lock();
     let mut found: Vec<(Subject, &Tally)> = Vec::new();
     for tally in &tallies {
-        let subject = make_subject(status, &figures, &series, tally, harms.get(tally.id).copied(), &query);
+        let problems = by_service.get(tally.id).map(Vec::as_slice).unwrap_or_default();
+        let subject = make_subject(status, &figures, &series, tally, problems, &query);
         if query.selects(&subject) {
             found.push((subject, tally));
         }
@@ -136,25 +146,40 @@ pub fn render_page(status: &Status, counted: &Counted, query: ServiceQuery, cloc
     page.render()
 }
 
-fn harm_by_service(problems: &[Problem]) -> BTreeMap<&ServiceId, Harm> {
-    let mut harms = BTreeMap::new();
-    // The problems are sorted, so the first one of a service has the greatest harm.
+/// The problems of each service, those with the most harm first, as `problems` are.
+fn list_by_service(problems: &[Problem]) -> BTreeMap<&ServiceId, Vec<&Problem>> {
+    let mut by_service: BTreeMap<&ServiceId, Vec<&Problem>> = BTreeMap::new();
     for problem in problems {
-        if let Some(id) = &problem.service {
-            harms.entry(id).or_insert(problem.harm);
+        for id in &problem.services {
+            by_service.entry(id).or_default().push(problem);
         }
     }
-    harms
+    by_service
 }
 
 fn show_problem(problem: Problem) -> ProblemRow {
+    // One service has its own page. Of many the list shows all, by the same words as this problem.
+    let (url, all) = match (&*problem.services, problem.kind) {
+        ([id], _) => (Some(format!("/services/{id}")), None),
+        ([], ProblemKind::CertificateExpired | ProblemKind::CertificateExpires | ProblemKind::CertificateRefused) => {
+            (Some("/certificates".to_owned()), None)
+        }
+        ([], ProblemKind::Held) => (Some("/store".to_owned()), None),
+        ([], _) => (None, None),
+        (services, _) => {
+            let url = ServiceQuery { problem: problem.filter(), ..ServiceQuery::default() }.url(Order::default(), 1);
+            let words = format!("all {} services", format_count(services.len() as u64));
+            (None, Some(AllLink { url, words }))
+        }
+    };
     ProblemRow {
         style: problem.harm.name(),
         harm: problem.harm.words(),
         what: cut_text(&problem.what, LONGEST),
         reason: cut_text(&problem.reason, LONGEST),
         command: problem.command,
-        service: problem.service.map(|id| id.to_string()),
+        url,
+        all,
     }
 }
 
@@ -173,7 +198,7 @@ fn make_subject<'a>(
     figures: &Figures,
     series: &Series,
     tally: &'a Tally,
-    harm: Option<Harm>,
+    problems: &[&Problem],
     query: &ServiceQuery,
 ) -> Subject<'a> {
     let wanted = status.reconcile.desired.service(tally.id).map(|wanted| &**wanted);
@@ -185,7 +210,9 @@ fn make_subject<'a>(
     // The routes are sorted by their domain.
     domains.dedup();
     Subject {
-        harm: harm.map(|harm| harm as usize),
+        harm: problems.first().map(|problem| problem.harm as usize),
+        // Without the filter 1,000 services would have their words made for nothing.
+        problems: problems.iter().filter(|_| !query.problem.is_empty()).map(|problem| problem.filter()).collect(),
         domains,
         machines: tally.machines.keys().copied().collect(),
         colors: tally.colors.keys().copied().collect(),

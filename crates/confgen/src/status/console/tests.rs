@@ -213,6 +213,42 @@ fn the_list_is_filtered_and_in_pages() {
 }
 
 #[test]
+fn a_page_shows_the_certificates_that_end_first_and_the_number_of_the_others() {
+    let make = |number: u16| {
+        let it = crate::local_files::certificate::tests::certificate("a.test", "/state/a.pem");
+        let (file, end) = (format!("/certs/{number:03}.pem").into(), Some(2_000_000_000 - i64::from(number)));
+        crate::local_files::certificate::Certificate { file, not_after: end, ..it }
+    };
+    let files: Vec<_> = (0..600).map(make).collect();
+    let all = crate::local_files::certificates::Certificates { files, ..Default::default() };
+    let reconcile = ReconcileStatus { certificates: Arc::new(all), ..ReconcileStatus::default() };
+    let page =
+        certificates::render_page(&Status { reconcile: reconcile.into(), ..Status::default() }, clock()).unwrap();
+    assert!(page.matches("data-certificate=").count() == 500 && page.contains("100 more, which end later"));
+    assert!(page.contains("/certs/599.pem") && !page.contains("/certs/000.pem"), "the first to end");
+}
+
+#[test]
+fn many_like_problems_are_one_entry_with_a_link_to_all() {
+    let store: String = (0..1_000).map(|n| format!("http-services/s{n:03}/domain s{n:03}.test\n")).collect();
+    let mut status = hostile();
+    let reconcile = Arc::make_mut(&mut status.reconcile);
+    reconcile.desired = settle(&topology(&store), &Default::default(), &Default::default()).into();
+    let render = |query: ServiceQuery| services::render_page(&status, &Ok(Vec::new()), query, clock()).unwrap();
+    let page = render(ServiceQuery { page: 1, ..ServiceQuery::default() });
+    assert!(page.matches("data-problem=").count() < 12, "{page}");
+    assert!(page.contains("1000 services have no upstream: http-s000, http-s001, http-s002, http-s003, 996 more"));
+    assert!(page.contains("<a class=\"all\" href=\"/?problem=no_upstream\">all 1,000 services</a>"), "{page}");
+    let filtered = render(ServiceQuery { problem: "no_upstream".into(), page: 1, ..ServiceQuery::default() });
+    assert!(filtered.contains("1,000 of 1,000 services with the problem <code>no_upstream</code>"), "{filtered}");
+    assert!(filtered.contains("<input type=\"hidden\" name=\"problem\" value=\"no_upstream\">"));
+    assert!(filtered.contains("href=\"/?problem=no_upstream&#38;page=2\""), "{filtered}");
+    let none = render(ServiceQuery { problem: BAD.into(), page: 1, ..ServiceQuery::default() });
+    assert!(none.contains("0 of 1,000 services"), "{none}");
+    assert_clean(&none);
+}
+
+#[test]
 fn an_asset_has_a_tag_of_its_text() {
     assert_ne!(assets::SCRIPT.tag(), assets::STYLE.tag());
     assert_eq!(assets::STYLE.tag(), assets::STYLE.tag());

@@ -163,3 +163,30 @@ fn certificates_and_keys_need_attention_before_requests_fail() {
         risk [] 1 upstream is served without a key: tcp-db/b: they disappeared together while their checks pass; the command drops them, if that is meant (discoverctl accept-store)
         risk [] 1 upstream is served without a key: tcp-db/a: the store was reset and lacks their keys; the command drops them, if that is meant (discoverctl accept-store)"#]].assert_eq(&about.join("\n"));
 }
+
+#[test]
+fn a_thousand_services_that_wait_for_a_restart_are_two_entries() {
+    let store: String = (0..1_000)
+        .map(|n| format!("http-services/s{n:03}/domain s{n:03}.test\nhttp-services/s{n:03}/upstreams/a 10.0.0.1:80\n"))
+        .collect();
+    let settled = settle(&topology(&store), &Default::default(), &Default::default());
+    let mut status = report();
+    let reconcile = Arc::make_mut(&mut status.reconcile);
+    reconcile.pending =
+        (0..1_000).filter_map(|n| crate::desired::names::parse_section(&format!("http-s{n:03}"))).collect();
+    reconcile.unrouted = reconcile.pending.clone();
+    (reconcile.desired, reconcile.quarantined) = (settled.into(), BTreeMap::new());
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs());
+    let found = show_problems(&status, &Ok(Vec::new()), now).problems;
+    let lines: Vec<String> = found
+        .iter()
+        .map(|it| {
+            let cause = it.cause.as_ref().map(Cause::name);
+            let (one, all) = (it.service.as_deref(), it.services.len());
+            format!("{} {} {cause:?} {} of {one:?} and {all}: {}: {}", it.harm, it.kind, it.count, it.what, it.reason)
+        })
+        .collect();
+    expect![[r#"
+        outage no_requests Some("pending") 1000 of None and 1000: 1000 services have no upstream that gets requests: http-s000, http-s001, http-s002, http-s003, 996 more: a change of its service waits for HAProxy's restart
+        blocked restart_due None 1000 of None and 1000: 1000 services wait for a restart of HAProxy: http-s000, http-s001, http-s002, http-s003, 996 more: 1000 of them get no request before it; confgen restarts HAProxy once --restart-interval allows it"#]].assert_eq(&lines.join("\n"));
+}

@@ -25,7 +25,7 @@ pub(super) fn list_checked(facts: &Facts) -> Vec<String> {
     checked.push(format!("rights: read all keys, write below {}", list_or_none(allowed)));
     let asked = facts.status.iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node.as_str());
     let asked = list_or_none(asked);
-    checked.push(format!("balancers: {asked}: state, revision, HAProxy, old processes, files, releases"));
+    checked.push(format!("balancers: {asked}: problems, revision, old processes, releases"));
     checked.push(format!("certificates: ends within {EXPIRES_SOON_DAYS} days, hosts without one, at {asked}"));
     checked.push(format!("clocks: {}", list_or_none(facts.clocks.keys().map(String::as_str))));
     checked.push("keys: everything that lint checks, ports, addresses on loopback".to_owned());

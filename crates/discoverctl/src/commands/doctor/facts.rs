@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use discovery::Node;
 use registry::MemberStatus;
 
-use crate::balancer_api::{Answers, ClockReading, Status};
+use crate::balancer_api::{Answers, ClockReading, Problems, Status};
 use crate::commands::lint;
 use crate::store::Store;
 
@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) lint: Vec<lint::Finding>,
     /// Each live balancer's state, or the reason why it can't be asked.
     pub(super) status: Answers<Status>,
+    /// What each live balancer finds not right, or the reason why it can't be asked.
+    pub(super) problems: Answers<Problems>,
     /// The balancers whose other answers are missing, although they said their state.
     pub(super) silent: BTreeMap<Node, String>,
     /// The clocks of other hosts, by name: `lb1`, `etcd at http://10.0.0.1:2379`.

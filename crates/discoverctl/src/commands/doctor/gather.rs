@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::facts::{Facts, Refusal};
 use super::judge::{EXPIRES_SOON_DAYS, is_behind};
 use crate::balancer_api::{
-    Answers, BalancerApi, ClockReading, Status, build_http_client, read_client_identity, read_server_clock,
+    Answers, BalancerApi, ClockReading, Problems, Status, build_http_client, read_client_identity, read_server_clock,
 };
 use crate::commands::lint::{self, BalancerAnswers};
 use crate::context::Context;
@@ -47,34 +47,41 @@ pub(super) async fn gather_facts(context: &Context) -> Result<(Facts, Option<Err
         Err(error) => return Ok((facts, Some(error))),
     };
     let api = context.balancer_api(&store)?;
-    let (rights, answers, clocks) = tokio::join!(probe_rights(client), BalancerAnswers::ask(&api), api.read_clocks());
+    let (rights, answers, problems, clocks) =
+        tokio::join!(probe_rights(client), BalancerAnswers::ask(&api), api.ask_all("problems"), api.read_clocks());
     facts.rights = rights;
     facts.asked_clocks.extend(answers.status.iter().filter(|(_, it)| it.is_ok()).map(|(node, _)| node.to_string()));
     facts.clocks.extend(clocks.into_iter().map(|(node, clock)| (node.to_string(), clock)));
-    facts.silent = list_silent(&answers);
+    facts.silent = list_silent(&answers, &problems);
     facts.lint = lint::find_faults(&store, &answers, EXPIRES_SOON_DAYS);
-    facts.status = ask_again_if_behind(&api, &store, answers.status).await;
+    (facts.status, facts.problems) = ask_again_if_behind(&api, &store, (answers.status, problems)).await;
     facts.store = Some(store);
     Ok((facts, None))
 }
 
 /// Asks the balancers a second time if one of them may just be about to apply the newest change.
-async fn ask_again_if_behind(api: &BalancerApi, store: &Store, status: Answers<Status>) -> Answers<Status> {
-    if !status.values().flatten().any(|status| is_behind(status, store)) {
-        return status;
+async fn ask_again_if_behind(
+    api: &BalancerApi,
+    store: &Store,
+    answers: (Answers<Status>, Answers<Problems>),
+) -> (Answers<Status>, Answers<Problems>) {
+    if !answers.0.values().flatten().any(|status| is_behind(status, store)) {
+        return answers;
     }
     sleep(FOLLOW_TIME).await;
-    api.ask_all("status").await
+    // Both again, because a restart may have ended the problems of the first answer.
+    tokio::join!(api.ask_all("status"), api.ask_all("problems"))
 }
 
 /// The balancers that said their state, and left another question open.
-fn list_silent(answers: &BalancerAnswers) -> BTreeMap<Node, String> {
+fn list_silent(answers: &BalancerAnswers, problems: &Answers<Problems>) -> BTreeMap<Node, String> {
     let mut silent = BTreeMap::new();
     let mut add = |node: &Node, reason: Option<&String>| {
         if let (Some(Ok(_)), Some(reason)) = (answers.status.get(node), reason) {
             silent.insert(node.clone(), reason.clone());
         }
     };
+    problems.iter().for_each(|(node, it)| add(node, it.as_ref().err()));
     answers.services.iter().for_each(|(node, it)| add(node, it.as_ref().err()));
     answers.quarantine.iter().for_each(|(node, it)| add(node, it.as_ref().err()));
     answers.upstreams.iter().for_each(|(node, it)| add(node, it.as_ref().err()));

@@ -2,6 +2,7 @@
 
 mod balancers;
 mod known;
+mod problems;
 mod records;
 mod store;
 
@@ -37,6 +38,7 @@ pub(super) enum Area {
     Ports,
     Loopback,
     Versions,
+    Services,
     Keys,
 }
 
@@ -100,6 +102,7 @@ pub(super) fn find_faults(facts: &Facts) -> Vec<Finding> {
         store::judge_prefix(facts),
         store::judge_rights(facts),
         balancers::judge_balancers(facts),
+        problems::judge_problems(facts),
         balancers::judge_api(facts),
         balancers::judge_clocks(facts),
         balancers::judge_versions(facts),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Cause;
+
 /// The answer to `/api/v1/problems`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -15,7 +17,7 @@ pub struct Problems {
     pub problems: Vec<Problem>,
 }
 
-/// One problem.
+/// One problem, or one entry for more than four like ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
@@ -29,6 +31,15 @@ pub struct Problem {
     pub reason: String,
     /// The command that helps, or that shows more; None if no command does.
     pub command: Option<String>,
-    /// The service that it is about: `http-shop`. None if it is about the balancer.
+    /// The service that it is about: `http-shop`. None if it is about the balancer, or about several services.
     pub service: Option<String>,
+    /// A stable name of the kind, for programs: `no_requests`.
+    pub kind: String,
+    /// The cause why upstreams get no requests. None if the problem is about something else.
+    pub cause: Option<Cause>,
+    /// The number of like problems in this entry. They have the harm, the kind and the cause in common. `what` names the first
+    /// ones, and `reason` is all theirs or an example.
+    pub count: usize,
+    /// All services that it is about, sorted.
+    pub services: Vec<String>,
 }

@@ -51,6 +51,7 @@ fn names_and_their_order_stay() {
         to_line(&full),
         to_line(&Upstreams { upstreams: vec![whole_upstream()], ..Upstreams::default() }),
         to_line(&Changes { changes: vec![applied], ..Changes::default() }),
+        to_line(&Problems { problems: vec![Problem::default()], ..Problems::default() }),
     ];
     expect_test::expect_file!["names.jsonl"].assert_eq(&text.concat());
 }

@@ -11,9 +11,6 @@ use crate::store::Store;
 /// An old HAProxy process ends with its last connection, or after `hard-stop-after`.
 const OLD_FOR: Duration = Duration::from_secs(3_600);
 
-/// confgen's longest action is a restart, which has 60 s.
-const STUCK_FOR: f64 = 120.0;
-
 /// A clock that is further away makes logs and the ends of certificates misleading.
 const MAX_OFFSET: Duration = Duration::from_secs(5);
 
@@ -23,7 +20,7 @@ pub(crate) fn is_behind(status: &Status, store: &Store) -> bool {
     status.store.cluster == store.cluster.to_string() && status.applied.unwrap_or_default() < newest
 }
 
-/// Finds balancers that don't follow, and those with processes that stay.
+/// Finds balancers that lack changes, and those with processes that stay. `problems` has what a balancer itself finds not right.
 pub(super) fn judge_balancers(facts: &Facts) -> Vec<Finding> {
     let mut found = Findings::of(Area::Balancers);
     let Some(store) = &facts.store else { return found.list };
@@ -40,33 +37,11 @@ pub(super) fn judge_balancers(facts: &Facts) -> Vec<Finding> {
 }
 
 fn judge_balancer(found: &mut Findings, node: &str, status: &Status, store: &Store) {
-    if !status.store.connected {
-        let reason = status.store.error.as_deref().unwrap_or("it has no connection");
-        let what = format!("it doesn't follow the store: {reason}");
-        found.error(node, what, "HAProxy serves on, and no change reaches it", "journalctl --unit confgen on it");
-    }
-    if status.haproxy.is_none() {
-        let why = "confgen changes nothing without HAProxy's answers";
-        found.error(node, "no HAProxy answers", why, "supervisorctl status haproxy on it");
-    }
     if is_behind(status, store) {
         let newest = store.newest_revision_of(store.topology.services().keys());
         let what = format!("it has applied revision {} of {newest}", status.applied.unwrap_or_default());
         let why = "the changes since are not served there, and a drain waits for them";
         found.warn(node, what, why, "discoverctl list; its /api/v1/history says what was tried");
-    }
-    if let Some(reason) = &status.operator_files.refused {
-        let why = "the files that were accepted last count, and no restart is made";
-        found.error(
-            node,
-            format!("the operator's files are refused: {reason}"),
-            why,
-            "mend the file, confgen reads it again",
-        );
-    }
-    for file in &status.operator_files.not_filled {
-        let why = "its sections keep the servers that they had";
-        found.error(node, format!("a file can't be filled: {file}"), why, "mend the file, confgen reads it again");
     }
     let old = &status.old_haproxys;
     if old.oldest_seconds >= OLD_FOR.as_secs() {
@@ -77,10 +52,6 @@ fn judge_balancer(found: &mut Findings, node: &str, status: &Status, store: &Sto
         );
         let why = "each has the memory of a HAProxy, and a drain waits for those that may still choose the upstream";
         found.warn(node, what, why, "set hard-stop-after in HAProxy's `global`, or handover's --old-processes");
-    }
-    if let Some(act) = status.under_way.iter().find(|act| act.seconds > STUCK_FOR) {
-        let what = format!("confgen has been busy with one action for {:.0} s: {}", act.seconds, act.reason);
-        found.error(node, what, "no other change is applied meanwhile", "journalctl --unit confgen on it");
     }
 }
 

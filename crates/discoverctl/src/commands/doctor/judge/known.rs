@@ -1,11 +1,14 @@
 //! The faults that `lint` finds, with their weight and their reason. Pure.
 
 use super::super::facts::Facts;
+use super::problems::is_told;
 use super::{Area, Finding, Severity};
 use crate::commands::lint;
 
 pub(super) fn judge_lint(facts: &Facts) -> Vec<Finding> {
-    facts.lint.iter().map(weigh).collect()
+    // The balancer's own words have the reason and the command.
+    let others = facts.lint.iter().filter(|it| !is_told(facts, &it.key, it.kind, it.cause.as_ref()));
+    others.map(weigh).collect()
 }
 
 fn weigh(fault: &lint::Finding) -> Finding {

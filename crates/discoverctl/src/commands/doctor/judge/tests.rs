@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use discovery::Cause;
 use registry::MemberStatus;
 
 use super::super::checked::{list_checked, list_unknown};
 use super::super::facts::{Facts, Refusal};
 use super::*;
-use crate::balancer_api::{ClockReading, Status};
+use crate::balancer_api::{ClockReading, Problem, Problems, Status};
 use crate::commands::lint;
 use crate::store::tests::store;
 
@@ -68,7 +69,7 @@ fn a_sound_installation_has_no_finding_and_says_what_was_checked() {
             "store: 1 of 1 endpoints answer, etcd 3.5.16, within 2 ms",
             "store: 2 keys below /haproxy-discover at revision 20",
             "rights: read all keys, write below http-services/",
-            "balancers: lb1: state, revision, HAProxy, old processes, files, releases",
+            "balancers: lb1: problems, revision, old processes, releases",
             "certificates: ends within 30 days, hosts without one, at lb1",
             "clocks: none",
             "keys: everything that lint checks, ports, addresses on loopback",
@@ -130,21 +131,10 @@ fn the_store_and_the_rights_in_it_are_judged() {
 #[test]
 fn each_fault_of_a_balancer_is_a_finding() {
     for (more, wanted) in [
-        (
-            r#""store":{"connected":false,"error":"gone","cluster":"7"}"#,
-            "error balancers lb1: it doesn't follow the store: gone",
-        ),
-        (r#""haproxy":null"#, "error balancers lb1: no haproxy answers"),
         (r#""applied":1"#, "warning balancers lb1: it has applied revision 1 of 2"),
-        (r#""operator_files":{"refused":"x.cfg"}"#, "error balancers lb1: the operator's files are refused: x.cfg"),
-        (r#""operator_files":{"not_filled":["y.cfg"]}"#, "error balancers lb1: a file can't be filled: y.cfg"),
         (
             r#""old_haproxys":{"processes":2,"oldest_seconds":7300,"connections":3}"#,
             "warning balancers lb1: 2 old haproxy processes stay, the oldest for 2 h, with 3 connections",
-        ),
-        (
-            r#""under_way":[{"kind":"restart","reason":"a port","seconds":300.0}]"#,
-            "error balancers lb1: confgen has been busy with one action for 300 s: a port",
         ),
         (r#""version":"0.2.0""#, "warning versions discoverctl: discoverctl is 0.1.0, confgen is 0.2.0 on lb1"),
     ] {
@@ -160,6 +150,101 @@ fn lines_with(more: &str) -> Vec<String> {
     sound_status.as_object_mut().expect("fields").extend(fields);
     let status = serde_json::from_value(sound_status).expect("a status");
     lines(&Facts { status: BTreeMap::from([("lb1".parse().expect("a name"), Ok(status))]), ..sound() })
+}
+
+/// Installation in which these balancers find these problems.
+fn with_problems(all: &[(&str, &[Problem])]) -> Facts {
+    let answer = |problems: &[Problem]| Ok(Problems { problems: problems.to_vec(), ..Problems::default() });
+    let problems = all.iter().map(|(node, problems)| (node.parse().expect("a name"), answer(problems))).collect();
+    Facts { problems, ..sound() }
+}
+
+fn problem(harm: &str, kind: &str, service: Option<&str>, words: (&str, &str), command: Option<&str>) -> Problem {
+    Problem {
+        harm: harm.into(),
+        kind: kind.into(),
+        service: service.map(Into::into),
+        services: service.into_iter().map(Into::into).collect(),
+        what: words.0.into(),
+        reason: words.1.into(),
+        command: command.map(Into::into),
+        count: 1,
+        cause: None,
+    }
+}
+
+#[test]
+fn the_problems_of_balancers_are_findings_and_the_same_ones_are_one() {
+    let fails = |reason| {
+        let words = ("http-shop: 1 of 2 upstreams fail", reason);
+        problem("degraded", "upstreams_fail", Some("http-shop"), words, Some("discoverctl explain shop/a"))
+    };
+    let down = problem(
+        "outage",
+        "haproxy_down",
+        None,
+        ("HAProxy doesn't answer", "refused"),
+        Some("supervisorctl status haproxy"),
+    );
+    let refused = problem("blocked", "out_of_sync", None, ("HAProxy doesn't run it", "x.cfg:3: bnid"), None);
+    let facts = with_problems(&[
+        ("lb1", &[fails("for 3 s"), refused]),
+        ("lb2", &[down, fails("for 4 s"), problem("risk", "quarantined", Some("http-shop"), ("1 key", "bad"), None)]),
+    ]);
+    assert_lines(
+        &facts,
+        &[
+            "error balancers lb1: haproxy doesn't run it: x.cfg:3: bnid",
+            "error balancers lb2: haproxy doesn't answer: refused",
+            "warning services http-services/shop/: http-shop: 1 of 2 upstreams fail, at lb1, lb2: for 3 s",
+        ],
+    );
+    let todos: Vec<_> = find_faults(&facts).into_iter().map(|it| it.todo).collect();
+    assert_eq!(
+        todos,
+        [
+            "mend the file on lb1; confgen reads it again",
+            "supervisorctl status haproxy, on lb2",
+            "discoverctl explain shop/a",
+        ]
+    );
+}
+
+#[test]
+fn a_fault_that_a_balancer_tells_is_not_told_again() {
+    let fault = |key: &str, kind, cause| lint::Finding {
+        key: key.into(),
+        kind,
+        what: "it is so".into(),
+        todo: "mend it".into(),
+        cause,
+    };
+    let none = problem("outage", "no_upstream", Some("http-shop"), ("http-shop has no upstream", "no record"), None);
+    let starved = Problem {
+        cause: Some(Cause::Starved),
+        ..problem("outage", "no_requests", Some("http-blog"), ("http-blog", "starved"), None)
+    };
+    let silent = problem("risk", "haproxy_silent", None, ("1 HAProxy is silent", "it waits"), None);
+    let facts = Facts {
+        lint: vec![
+            fault("http-services/shop/", "no_upstream", None),
+            fault("http-services/shop-2/", "no_upstream", None),
+            fault("http-services/blog/", "no_requests", Some(Cause::Starved)),
+            fault("balancers/lb1", "haproxy_silent", None),
+            fault("balancers/lb2", "haproxy_silent", None),
+        ],
+        ..with_problems(&[("lb1", &[none, starved, silent])])
+    };
+    assert_lines(
+        &facts,
+        &[
+            "error services http-services/blog/: http-blog, at lb1: starved",
+            "error services http-services/shop/: http-shop has no upstream, at lb1: no record",
+            "error keys http-services/shop-2/: it is so",
+            "warning balancers lb1: 1 haproxy is silent: it waits",
+            "warning balancers lb2: it is so",
+        ],
+    );
 }
 
 #[test]
