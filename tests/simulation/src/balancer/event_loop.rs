@@ -141,7 +141,7 @@ impl Confgen {
             Event::Snapshot(snapshot) => {
                 self.listed_at = context.clock.millis();
                 self.replica.set_listing_time(context.clock.wall());
-                self.replica.apply_listing(&snapshot);
+                self.replica.apply_listing(snapshot);
                 self.has_only_rejected_keys = false;
                 self.schedule(Input::StoreListed, context);
             }

@@ -229,7 +229,7 @@ impl Reconciler {
             desired: Arc::new(self.desired.clone()),
             retained: self.retained_upstreams(),
             reset_lost: self.retained_keys.summarize_loss(),
-            quarantined: self.desired.quarantined_keys(),
+            quarantined: self.desired.quarantined_keys().into(),
             ..self.status.clone()
         }
     }
