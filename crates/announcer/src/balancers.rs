@@ -13,7 +13,7 @@ use crate::registrar::Written;
 
 /// Confirmation that the announcer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Question {
+pub enum Question {
     /// The balancer sends requests to our records and refuses none of them.
     Runs,
     /// The balancer sends no request to our records any more, and no session is open.
@@ -21,18 +21,18 @@ pub(crate) enum Question {
 }
 
 /// Replica of `balancers/`, without its watch. Pure.
-#[derive(Debug, Default)]
-pub(crate) struct BalancerStates {
+#[derive(Clone, Debug, Default)]
+pub struct BalancerStates {
     all: BalancerRecords,
     /// False while the watch is interrupted.
-    pub(crate) is_connected: bool,
+    pub is_connected: bool,
     /// True after the first listing. From then on the missing balancers are known by name.
-    pub(crate) was_connected: bool,
+    pub was_connected: bool,
 }
 
 impl BalancerStates {
     /// Applies a change of the store. A listing replaces everything.
-    pub(crate) fn apply_event(&mut self, event: Event) {
+    pub fn apply_event(&mut self, event: Event) {
         self.is_connected = !matches!(event, Event::Disconnected { .. });
         self.was_connected |= self.is_connected;
         match event {
@@ -43,12 +43,12 @@ impl BalancerStates {
     }
 
     /// True if no live balancer has a record.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     /// Nodes that have not confirmed at least one of the records, sorted.
-    pub(crate) fn list_unconfirmed(&self, question: Question, written: &Written) -> Vec<&str> {
+    pub fn list_unconfirmed(&self, question: Question, written: &Written) -> Vec<&str> {
         let nodes = self.all.disagreeing_nodes(|balancer| match question {
             Question::Runs => {
                 written.our_names().all(|(service, id)| self.has_applied(balancer, written.revision, service, id))

@@ -12,7 +12,7 @@ use crate::config::upstream::{Announcement, OverwriteRules};
 
 /// An announcement with its address.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
+pub struct Record {
     announcement: Announcement,
     address: UpstreamAddress,
     overwrite_rules: OverwriteRules,
@@ -20,7 +20,7 @@ pub(crate) struct Record {
 
 /// Wanted state of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
+pub enum Want {
     /// Stored in this state, and stored again after each loss of the lease.
     Present(UpstreamState),
     /// In this state if it is stored. A missing record stays missing.
@@ -49,7 +49,7 @@ impl Record {
     }
 
     /// The record that an entry has, without settings, and its state. `None` if the entry is none.
-    pub(crate) fn from_entry(entry: &Entry) -> Option<(Self, UpstreamState)> {
+    pub fn from_entry(entry: &Entry) -> Option<(Self, UpstreamState)> {
         let Ok(Key::Upstream { service, id, .. }) = entry.key.parse() else { return None };
         let Upstream { address, weight, color, host, state, .. } = Upstream::parse(&entry.value).ok()?;
         let announcement = Announcement { service, id, weight, color, host, settings: Vec::new() };
@@ -58,8 +58,14 @@ impl Record {
         (record.key() == entry.key).then_some((record, state))
     }
 
+    /// The record with the permission to take the id over from another address (`--takeover`).
+    #[must_use]
+    pub fn with_takeover(self) -> Self {
+        Self { overwrite_rules: OverwriteRules { takeover: true, ..self.overwrite_rules }, ..self }
+    }
+
     /// Key relative to the prefix.
-    pub(crate) fn key(&self) -> String {
+    pub fn key(&self) -> String {
         Key::for_upstream(&self.announcement.service, &self.announcement.id).to_string()
     }
 

@@ -32,8 +32,17 @@ use cli::{Cli, Command, Common};
 
 /// The pure stages that decide, for the proof of the protocol in `tests/model`. They do no I/O and read no clock.
 pub mod decisions {
-    pub use crate::drain::{DrainContext, DrainTracker, OldProcess, SessionCount};
-    pub use crate::store::{StoreReplica, StoreRevision, StoreUpdate};
+    pub use crate::desired::{DesiredService, DesiredState, LastKnownGood, Policy, Route, Server, ServerState};
+    pub use crate::drain::{DrainContext, DrainTracker, DrainedUpstream, OldProcess, SessionCount};
+    pub use crate::reconcile::applied::note_applied;
+    pub use crate::reconcile::mass_removal::pass::{Evidence, GuardPass, Health};
+    pub use crate::reconcile::state::Retention;
+    pub use crate::state_dir::SavedState;
+    pub use crate::status::balancer_record::{is_stored, to_balancer_record};
+    pub use crate::status::{ReconcileStatus, Retained, Retainer, Status};
+    pub use crate::store::removal_guard::{GuardPolicy, PersistedUpstream, RemovalGuard, ServerHealth};
+    pub use crate::store::{Changed, PersistedStore, RetainedKeys, StoreReplica, StoreRevision, StoreUpdate};
+    pub use haproxy::runtime::Streams;
 }
 
 /// Runs the program, and returns its exit code.

@@ -163,6 +163,7 @@ pub struct ReconcileStatus {
 /// An upstream that is served although its key is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retained {
+    /// The mechanism.
     pub by: Retainer,
     /// `None` if an older confgen noticed the loss.
     pub since: Option<SystemTime>,

@@ -54,4 +54,4 @@ pub use error::{Error, Operation};
 pub use follow::{Event, FollowOptions};
 pub use lease::LeaseStats;
 pub use members::MemberStatus;
-pub use txn::{Committed, Condition, Txn};
+pub use txn::{Committed, Condition, Txn, Write};

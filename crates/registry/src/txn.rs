@@ -34,10 +34,23 @@ pub struct Txn {
     reads: Vec<String>,
 }
 
+/// A write of a transaction. Keys are relative to the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Write {
-    Put { key: String, value: Vec<u8>, lease: Option<LeaseId> },
-    Delete { key: String },
+pub enum Write {
+    /// Writes the key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+        /// `None` writes the key without a lease.
+        lease: Option<LeaseId>,
+    },
+    /// Deletes the key.
+    Delete {
+        /// The key.
+        key: String,
+    },
 }
 
 /// The outcome of a transaction.
@@ -83,6 +96,21 @@ impl Txn {
     pub fn or_get(mut self, key: impl Into<String>) -> Self {
         self.reads.push(key.into());
         self
+    }
+
+    /// The conditions, in their order.
+    pub fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    /// The writes, in their order.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// The keys that are read if the conditions don't hold.
+    pub fn reads(&self) -> &[String] {
+        &self.reads
     }
 
     fn to_operation(&self, prefix: &Prefix) -> Operation {

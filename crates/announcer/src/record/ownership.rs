@@ -20,11 +20,11 @@ pub(crate) struct OwnershipHistory {
 
 /// Owner of an id, as the store shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub struct Owner {
     /// Address of the record, or the shortened value if it can't be parsed.
-    pub(crate) address: String,
+    pub address: String,
     /// Lease of the record. `None` never ends by itself.
-    pub(crate) lease: Option<LeaseId>,
+    pub lease: Option<LeaseId>,
 }
 
 /// Finds the owner that keeps this announcer from the id. `None` if the id is free for it.

@@ -12,17 +12,17 @@ use discovery::Entry;
 use registry::LeaseId;
 
 use crate::record::{Record, RecordStatus, Want};
-pub(crate) use crate::registrar::record_set::member::{Conclusion, KeyObservation, Loss, RecordChange, RecordNews};
+pub use crate::registrar::record_set::member::{Conclusion, KeyObservation, Loss, RecordChange, RecordNews};
 use crate::registrar::record_set::member::{KeyState, Member};
-pub(crate) use crate::registrar::record_set::part::Part;
+pub use crate::registrar::record_set::part::Part;
 use crate::registrar::record_set::part::PartContext;
 
 /// etcd's default of `--max-txn-ops`. It limits conditions, writes and reads each. Further records get another transaction.
 const MAX_TXN_OPERATIONS: usize = 128;
 
 /// The records, and what is known of them.
-#[derive(Debug, Default)]
-pub(crate) struct RecordSet {
+#[derive(Clone, Debug, Default)]
+pub struct RecordSet {
     lease: Option<LeaseId>,
     /// True if the records are written without a lease.
     is_permanent: bool,
@@ -43,7 +43,7 @@ impl RecordSet {
     }
 
     /// Replaces the wanted states and the lease. True if records were lost with the last lease.
-    pub(crate) fn set_wants(&mut self, lease: Option<LeaseId>, wants: &[(Arc<Record>, Want)]) -> bool {
+    pub fn set_wants(&mut self, lease: Option<LeaseId>, wants: &[(Arc<Record>, Want)]) -> bool {
         let mut has_lost = false;
         if self.lease != lease {
             has_lost = self
@@ -67,7 +67,7 @@ impl RecordSet {
     }
 
     /// Applies an observation of a key. A key that is not in the set means nothing.
-    pub(crate) fn observe_key(&mut self, key: &str, seen: KeyObservation<'_>) -> Conclusion {
+    pub fn observe_key(&mut self, key: &str, seen: KeyObservation<'_>) -> Conclusion {
         let lease = self.lease;
         let member = self.members.iter_mut().find(|member| member.record.key() == key);
         let conclusion = member.map_or(Conclusion::Nothing, |member| member.observe(seen, lease));
@@ -76,7 +76,7 @@ impl RecordSet {
     }
 
     /// True if every record should be stored and is stored as wanted.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.members.iter().all(|member| matches!(member.want, Want::Present(_)) && member.is_as_wanted())
     }
 
@@ -114,7 +114,7 @@ impl RecordSet {
     }
 
     /// Indices of the members that need a write, as many as fit into each transaction.
-    pub(crate) fn plan_parts(&self) -> Vec<Vec<usize>> {
+    pub fn plan_parts(&self) -> Vec<Vec<usize>> {
         let mut parts: Vec<Vec<usize>> = Vec::new();
         let mut room = 0;
         for (index, member) in self.members.iter().enumerate().filter(|(_, member)| self.can_be_written(member)) {
@@ -134,7 +134,7 @@ impl RecordSet {
 
     /// Drafts the transaction for these members. `found` has the entries that the last attempt read because its conditions
     /// failed. `None` for the first attempt.
-    pub(crate) fn draft_part(&self, indices: &[usize], with_settings: bool, found: Option<&[Entry]>) -> Part {
+    pub fn draft_part(&self, indices: &[usize], with_settings: bool, found: Option<&[Entry]>) -> Part {
         let mut part = Part::without_settings(self.withheld.clone());
         let context = PartContext { lease: self.lease, with_settings, found };
         for index in indices {
@@ -152,7 +152,7 @@ impl RecordSet {
     }
 
     /// Notes that a part was written at this revision. Returns the changes of its records.
-    pub(crate) fn mark_written(&mut self, part: &Part, revision: i64) -> Vec<RecordNews> {
+    pub fn mark_written(&mut self, part: &Part, revision: i64) -> Vec<RecordNews> {
         let mut news = Vec::new();
         for (index, key_state) in &part.writes {
             if let Some(member) = self.members.get_mut(*index) {

@@ -56,7 +56,7 @@ impl ErrorPages {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Page {
+pub struct Page {
     /// The file's name, `404.html`.
     pub name: String,
     /// The word of haproxy.cfg, with quotes if it needs them.

@@ -22,7 +22,7 @@ pub(super) enum KeyState {
 
 /// Change by another writer to a stored record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub enum Loss {
     /// The key was deleted.
     Deleted,
     /// The key has this value instead of ours. It is shortened for messages.
@@ -33,17 +33,18 @@ pub(crate) enum Loss {
 
 /// State of a record's key in the store.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KeyObservation<'a> {
+pub struct KeyObservation<'a> {
     /// `None` if the key is missing.
-    pub(crate) entry: Option<&'a Entry>,
+    pub entry: Option<&'a Entry>,
     /// Store revision of the observation.
-    pub(crate) revision: i64,
+    pub revision: i64,
     /// True if the store changed its cluster or was restored. Revisions from before then mean nothing.
-    pub(crate) is_other_store: bool,
+    pub is_other_store: bool,
 }
 
+/// What an observation of a key means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Conclusion {
+pub enum Conclusion {
     /// The record is stored as written, or the observation is older than the last write.
     Nothing,
     /// The key that belonged to another owner may be free.
@@ -54,7 +55,7 @@ pub(crate) enum Conclusion {
 
 /// Result of a write, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RecordChange {
+pub enum RecordChange {
     /// The record was stored.
     Registered,
     /// The record was stored again, after this loss.
@@ -65,9 +66,11 @@ pub(crate) enum RecordChange {
 
 /// A record that was written, and its change.
 #[derive(Clone, Debug)]
-pub(crate) struct RecordNews {
-    pub(crate) record: Arc<Record>,
-    pub(crate) change: RecordChange,
+pub struct RecordNews {
+    /// The record.
+    pub record: Arc<Record>,
+    /// The change.
+    pub change: RecordChange,
 }
 
 /// A record of the set.
