@@ -21,7 +21,7 @@ pub enum Question {
 }
 
 /// Replica of `balancers/`, without its watch. Pure.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BalancerStates {
     all: BalancerRecords,
     /// False while the watch is interrupted.

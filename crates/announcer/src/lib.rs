@@ -52,8 +52,18 @@ pub mod decisions {
     pub use crate::health::Health;
     pub use crate::record::{Record, Want};
     pub use crate::registrar::Written;
-    pub use crate::registrar::record_set::{Conclusion, KeyObservation, RecordSet};
+    pub use crate::registrar::record_set::{Conclusion, KeyObservation, Part, RecordNews, RecordSet};
     pub use crate::state::{Action, Event, State, step};
+    pub use crate::withdraw::{WaitVerdict, is_as_written, judge_wait};
+
+    /// The life of a copy of a service with `--replicas`, the choice of slots, and the fence.
+    pub mod slots {
+        pub use crate::slots::choice::{Opening, Us, find_event, find_opening};
+        pub use crate::slots::fence::{guard_time, kill_time};
+        pub use crate::slots::state::{Action, Event, State, step};
+        pub use crate::slots::view::{SeenSlot, View};
+        pub use crate::slots::write::{Facts, plan_opening, plan_repair};
+    }
 }
 
 /// Runs the program, and returns its exit code.

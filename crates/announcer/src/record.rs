@@ -58,6 +58,12 @@ impl Record {
         (record.key() == entry.key).then_some((record, state))
     }
 
+    /// The record with the permission to take the id over from another address (`--takeover`).
+    #[must_use]
+    pub fn with_takeover(self) -> Self {
+        Self { overwrite_rules: OverwriteRules { takeover: true, ..self.overwrite_rules }, ..self }
+    }
+
     /// Key relative to the prefix.
     pub fn key(&self) -> String {
         Key::for_upstream(&self.announcement.service, &self.announcement.id).to_string()

@@ -72,6 +72,24 @@ pub struct Written {
 }
 
 impl Written {
+    /// The same, with no earlier revision than this one. A wiped store counts from 1 again, and a balancer may not know of the wipe yet:
+    /// its old acknowledgement must not count for the new store.
+    #[must_use]
+    pub fn not_before(self, revision: i64) -> Self {
+        Self { revision: self.revision.max(revision), ..self }
+    }
+
+    /// The records as the set knows them.
+    pub fn from_set(records: &RecordSet) -> Self {
+        Self {
+            revision: records.last_revision(),
+            ours: records.present_records(),
+            gone: records.removed_records(),
+            has_unknown_removal: records.has_unknown_removal(),
+            unwritten_count: records.plan_parts().iter().map(Vec::len).sum(),
+        }
+    }
+
     /// Services and ids of [`Self::ours`].
     pub fn our_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().map(|record| record.service_and_id())
@@ -361,13 +379,7 @@ impl RegistrarTask {
     }
 
     fn collect_written(&self) -> Written {
-        Written {
-            revision: self.records.last_revision(),
-            ours: self.records.present_records(),
-            gone: self.records.removed_records(),
-            has_unknown_removal: self.records.has_unknown_removal(),
-            unwritten_count: self.records.plan_parts().iter().map(Vec::len).sum(),
-        }
+        Written::from_set(&self.records)
     }
 
     async fn publish_round(&mut self, sequence: u64, round: WriteRound) {

@@ -4,12 +4,12 @@
 //! `keeper` feeds them and acts. It starts and stops the app through `app`, and doesn't know what the app is.
 
 pub(crate) mod app;
-mod choice;
-mod fence;
+pub(crate) mod choice;
+pub(crate) mod fence;
 pub(crate) mod keeper;
 pub(crate) mod offer;
 mod restarts;
-mod state;
+pub(crate) mod state;
 mod tempo;
-mod view;
-mod write;
+pub(crate) mod view;
+pub(crate) mod write;

@@ -10,7 +10,7 @@ use crate::health::Health;
 use crate::record::Want;
 
 /// State of the announcer's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// The app runs or starts, and hasn't worked yet. Nothing is announced.
     Starting,

@@ -1,15 +1,16 @@
 //! Takes the records out of the store: `drain` and the wait for the balancers, then the last writes. It never stops the
 //! app.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use discovery::UpstreamState;
+use discovery::{Entry, Upstream, UpstreamState};
 use registry::Client;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::balancers::{BalancerWatch, Question};
+use crate::balancers::{BalancerStates, BalancerWatch, Question};
 use crate::lease::Lease;
-use crate::record::Want;
+use crate::record::{Record, Want};
 use crate::registrar::{Registrar, Written};
 use crate::state::Action;
 
@@ -20,6 +21,9 @@ pub(crate) const DRAIN_WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// waits for if it follows three others at once; 1 s for the restart; 4 s for HAProxy's `timeout http-keep-alive`, in
 /// which an old process sends an idle client's next request to any upstream that it knew.
 const UNHEARD_WAIT: Duration = Duration::from_secs(7);
+
+/// Pause before records that another writer has changed are read again. The registrar writes them anew meanwhile.
+const RECHECK: Duration = Duration::from_millis(200);
 
 /// Limit for each of the other ways out of the store if `drain` can't be written.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
@@ -44,7 +48,7 @@ pub(crate) async fn drain_records(registrar: &Registrar, lease: &Lease, limit: D
             tracing::info!("nothing to drain: no record of ours is in the store");
             true
         }
-        Ok(written) => await_acknowledgement(&lease.client, &written, limit).await,
+        Ok(_) => await_acknowledgement(&lease.client, || registrar.latest_written(), limit).await,
         Err(error) => {
             tracing::warn!(%error, "can't write `drain`, deleting the records");
             delete_instead(registrar, lease, limit, end).await;
@@ -79,38 +83,101 @@ async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, e
     sleep_until(until).await;
 }
 
-/// Waits until every balancer has acknowledged the records' state or removal. True if all have.
-pub(crate) async fn await_acknowledgement(client: &Client, written: &Written, limit: Duration) -> bool {
-    let written_at = Instant::now();
-    let (records, gone) = (written.ours.len(), written.gone.len());
-    tracing::info!(records, gone, limit = %humantime::format_duration(limit), "draining");
+/// The position of a wait for acknowledgements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitVerdict {
+    /// No balancer is known, and so none is waited for.
+    NoBalancer,
+    /// Every balancer has acknowledged.
+    Acknowledged,
+    /// The wait goes on until this time after its begin, or until news of a balancer.
+    Waiting(Duration),
+    /// The time is over, and a balancer has not acknowledged.
+    OutOfTime,
+}
+
+/// Judges a wait that has taken `elapsed` of `limit`. Pure.
+pub fn judge_wait(balancers: &BalancerStates, written: &Written, elapsed: Duration, limit: Duration) -> WaitVerdict {
     // The removal has no known revision, so an acknowledgement may be older than it.
-    let earliest = written_at + if written.has_unknown_removal { limit.min(UNHEARD_WAIT) } else { Duration::ZERO };
+    let earliest = if written.has_unknown_removal { limit.min(UNHEARD_WAIT) } else { Duration::ZERO };
+    // A record that another writer has changed is being written again. Until then no acknowledgement is about it.
+    let may_end = elapsed >= earliest && written.unwritten_count == 0;
+    if may_end && balancers.is_connected && balancers.is_empty() {
+        return WaitVerdict::NoBalancer;
+    }
+    if may_end && balancers.is_connected && balancers.list_unconfirmed(Question::Acknowledges, written).is_empty() {
+        return WaitVerdict::Acknowledged;
+    }
+    // Without a listing no balancer is known by name, so the usual time has to do.
+    let end = if balancers.was_connected { limit } else { limit.min(UNHEARD_WAIT) };
+    match elapsed >= end {
+        true => WaitVerdict::OutOfTime,
+        false => WaitVerdict::Waiting(if may_end { end } else { end.min(earliest) }),
+    }
+}
+
+/// True if the store has our records as they were written. Balancers acknowledge revisions. If another writer has made a record
+/// `ready` again since, a balancer has applied the drain's revision and sends requests all the same. Pure.
+pub fn is_as_written(written: &Written, found: &[Entry]) -> bool {
+    let is_unchanged =
+        |record: &Arc<Record>| record.find_entry(found).is_some_and(|entry| entry.mod_revision <= written.revision);
+    // A record that is gone may be back by hand, without a lease, and leads to our app again.
+    let is_back = |record: &Arc<Record>| {
+        let entry = record.find_entry(found).filter(|entry| entry.lease == 0);
+        entry
+            .and_then(|entry| Upstream::parse(&entry.value).ok())
+            .is_some_and(|upstream| upstream.address == record.address() && upstream.state == UpstreamState::Ready)
+    };
+    written.ours.iter().all(is_unchanged) && !written.gone.iter().any(is_back)
+}
+
+/// Reads our records and compares them. An etcd that doesn't answer counts as a difference.
+async fn check_records(client: &Client, written: &Written) -> bool {
+    let mut found = Vec::new();
+    for record in written.ours.iter().chain(&written.gone) {
+        let Ok(entry) = client.get(&record.key()).await else { return false };
+        found.extend(entry);
+    }
+    is_as_written(written, &found)
+}
+
+/// Waits until every balancer has acknowledged the records' state or removal. `latest` returns the records as last written: if
+/// another writer changes one during the wait, the registrar writes it again, and that revision counts. True if all have.
+pub(crate) async fn await_acknowledgement(client: &Client, latest: impl Fn() -> Written, limit: Duration) -> bool {
+    let written_at = Instant::now();
+    let first = latest();
+    let (records, gone) = (first.ours.len(), first.gone.len());
+    tracing::info!(records, gone, limit = %humantime::format_duration(limit), "draining");
     let mut watch = BalancerWatch::start(client);
     loop {
-        let balancers = &watch.balancers;
-        let missing = balancers.list_unconfirmed(Question::Acknowledges, written);
-        let is_over = Instant::now() >= earliest;
-        if is_over && balancers.is_connected && balancers.is_empty() {
-            tracing::info!(records, gone, "no balancer is known, not waiting");
-            return true;
-        }
-        if is_over && balancers.is_connected && missing.is_empty() {
-            let took = format_millis(written_at.elapsed());
-            tracing::info!(took, records, gone, "every balancer has acknowledged the drain");
-            return true;
-        }
-        // Without a listing no balancer is known by name, so the usual time has to do.
-        let end = written_at + if balancers.was_connected { limit } else { limit.min(UNHEARD_WAIT) };
-        if Instant::now() >= end {
-            match balancers.is_connected {
-                true => tracing::warn!(?missing, "not every balancer has acknowledged the drain in time"),
-                false => tracing::warn!(records, gone, "can't read the balancers' acknowledgements"),
+        let (balancers, written) = (&watch.balancers, latest().not_before(first.revision));
+        match judge_wait(balancers, &written, written_at.elapsed(), limit) {
+            WaitVerdict::NoBalancer => {
+                tracing::info!(records, gone, "no balancer is known, not waiting");
+                return true;
             }
-            return false;
+            WaitVerdict::Acknowledged if !check_records(client, &written).await => {
+                if written_at.elapsed() >= limit {
+                    tracing::warn!("another writer has changed the records since the drain");
+                    return false;
+                }
+                sleep_until(Instant::now() + RECHECK).await;
+            }
+            WaitVerdict::Acknowledged => {
+                let took = format_millis(written_at.elapsed());
+                tracing::info!(took, records, gone, "every balancer has acknowledged the drain");
+                return true;
+            }
+            WaitVerdict::OutOfTime => {
+                let missing = balancers.list_unconfirmed(Question::Acknowledges, &written);
+                match balancers.is_connected {
+                    true => tracing::warn!(?missing, "not every balancer has acknowledged the drain in time"),
+                    false => tracing::warn!(records, gone, "can't read the balancers' acknowledgements"),
+                }
+                return false;
+            }
+            WaitVerdict::Waiting(until) => _ = timeout_at(written_at + until, watch.apply_next()).await,
         }
-        let next = if is_over { end } else { end.min(earliest) };
-        let _ = timeout_at(next, watch.apply_next()).await;
     }
 }
 

@@ -222,7 +222,9 @@ impl DesiredState {
         // Reading all keys would drop both, but the persisted keys are not what etcd has.
         let (good, claims) = (Arc::clone(&self.last_known_good), Arc::clone(&self.claims));
         self.update_services(topology, &Changed::All);
-        (self.last_known_good, self.claims, self.claims_are_assigned) = (good, claims, false);
+        let assigned = std::mem::replace(&mut self.claims, claims);
+        Arc::make_mut(&mut self.claims).adopt_ages(&assigned);
+        (self.last_known_good, self.claims_are_assigned) = (good, false);
     }
 
     /// Takes the upstreams that lost their records since the last call.

@@ -139,8 +139,16 @@ pub struct DrainContext {
     pub is_confirmed: bool,
 }
 
+impl DrainContext {
+    /// The revision of the file on disk. A file that is newer than the last reconcile is of the store before a reset, and has nothing
+    /// of this store.
+    pub fn usable_file_revision(published: i64, reconciled: i64) -> i64 {
+        if published <= reconciled { published } else { 0 }
+    }
+}
+
 /// All drains.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DrainTracker {
     /// The desired state that HAProxy last got. `None` before the first one.
     followed: Option<Arc<DesiredState>>,

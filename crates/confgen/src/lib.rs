@@ -50,13 +50,16 @@ pub mod decisions {
     pub use crate::drain::{DrainContext, DrainTracker, DrainedUpstream, OldProcess, SessionCount};
     pub use crate::event_loop::scheduler::{Action, Effect, End, Input, PublishEnd, RestartEnd, Scheduler, Scope};
     pub use crate::reconcile::Pending;
+    pub use crate::reconcile::applied::note_applied;
+    pub use crate::reconcile::mass_removal::pass::{Evidence, GuardPass, Health};
+    pub use crate::reconcile::state::Retention;
     pub use crate::render::Rendered;
     pub use crate::render::restart_needed::{ConfigFingerprint, Generation, RestartReason};
     pub use crate::render::service_texts::ServiceTexts;
     pub use crate::render::view::Site;
     pub use crate::runtime::{DriftCheck, GenerationFiles, HaproxyControl};
-    pub use crate::state_dir::Error as StateDirError;
-    pub use crate::status::balancer_record::to_balancer_record;
+    pub use crate::state_dir::{Error as StateDirError, SavedState};
+    pub use crate::status::balancer_record::{is_stored, to_balancer_record};
     pub use crate::status::{ReconcileStatus, Retained, Retainer, Status};
     pub use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned};
     pub use crate::store::removal_guard::{
@@ -64,6 +67,7 @@ pub mod decisions {
         UpstreamCounts, UpstreamRemoval,
     };
     pub use crate::store::{Changed, PersistedStore, RetainedKeys, StoreReplica, StoreRevision, StoreUpdate, bound_entry};
+    pub use haproxy::runtime::Streams;
 
     /// The site of an installation without options.
     ///

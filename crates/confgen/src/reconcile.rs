@@ -2,14 +2,15 @@
 //! restart. Everything here blocks, and runs on the reconciler's thread, except that restarts and the reading of local files wait
 //! for other programs beside it. It decides nothing about when.
 
+pub(crate) mod applied;
 mod log;
-mod mass_removal;
+pub(crate) mod mass_removal;
 mod operator_files;
 mod outcome;
 mod release;
 mod restart;
 mod startup;
-mod state;
+pub(crate) mod state;
 mod steps;
 
 use std::collections::BTreeSet;
@@ -229,19 +230,16 @@ impl Reconciler {
 
     fn update_pending(&mut self, mut pending: BTreeSet<ServiceId>) {
         let status = &mut self.status.reconcile;
-        status.applied = Some(self.status.store_revision);
         pending.extend(self.desired.services_with_rejected_servers().cloned());
         pending.extend(self.files.local.operator_files.filled.unfilled_services(&self.desired));
-        // The section of a deleted service stays, emptied, until the next restart. Nothing waits for that.
-        pending.retain(|id| self.desired.service(id).is_some());
-        let mut before = std::mem::replace(&mut status.pending, pending);
-        before.retain(|id| self.desired.service(id).is_some());
-        // After a restart the old process may still accept connections, and then it serves what it knows.
-        let ends_pending = !before.is_subset(&status.pending);
-        self.status.old_process_listens = ends_pending && self.haproxy.is_another_listening();
-        if self.status.old_process_listens {
-            status.pending.append(&mut before);
-        }
+        let (desired, haproxy) = (&self.desired, &self.haproxy);
+        self.status.old_process_listens = applied::note_applied(
+            status,
+            self.status.store_revision,
+            pending,
+            |id| desired.service(id).is_some(),
+            || haproxy.is_another_listening(),
+        );
         status.unrouted = self.haproxy.find_unrouted(&self.desired, &status.pending);
         status.reached_until_restart = self.haproxy.services_reached_until_restart();
     }

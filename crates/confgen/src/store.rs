@@ -65,7 +65,7 @@ impl StoreUpdate {
 }
 
 /// confgen's copy of the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreReplica {
     /// The store's keys and the retained ones.
     topology: Arc<Topology>,
@@ -292,6 +292,12 @@ impl StoreReplica {
     /// True if services changed since the last [`StoreReplica::take_update`].
     pub fn has_unseen_changes(&self) -> bool {
         self.changed != Changed::no_services()
+    }
+
+    /// The revision that counts as applied without a reconcile. `None` if there are changes that no reconcile has seen: announcers
+    /// wait for those.
+    pub fn revision_without_changes(&self) -> Option<StoreRevision> {
+        (!self.has_unseen_changes()).then(|| self.store_revision())
     }
 
     /// The revision of the last change that concerns confgen. All zero before the store is known.

@@ -206,7 +206,7 @@ async fn drain(client: &Client, leased: &[Leased], limit: Duration) -> bool {
                 tracing::warn!(records = written.unwritten_count, "can't write `drain` for all records");
                 false
             }
-            Ok(written) => await_acknowledgement(client, &written, limit).await,
+            Ok(written) => await_acknowledgement(client, || written.clone(), limit).await,
             Err(error) => {
                 tracing::warn!(%error, "can't write `drain`, stopping without it");
                 false

@@ -78,17 +78,17 @@ impl Draft {
         Ok(())
     }
 
-    /// Adds a new state of a record that is stored under `lease`.
-    pub fn add_change(&mut self, record: &Record, state: UpstreamState, lease: LeaseId) {
+    /// Adds a new state of a record that is stored under `lease`. `revision` is that of its last write, if that is known.
+    pub fn add_change(&mut self, record: &Record, state: UpstreamState, lease: LeaseId, revision: Option<i64>) {
         let (key, value) = (record.key(), record.encode_value(state, Some(lease)));
-        let condition = Condition::LeaseIs(key.clone(), lease);
+        let condition = stored_condition(&key, lease, revision);
         self.extend(|txn| txn.only_if(condition).put(&key, value, Some(lease)).or_get(&key));
     }
 
-    /// Adds the deletion of a record that is stored under `lease`.
-    pub fn add_deletion(&mut self, record: &Record, lease: LeaseId) {
+    /// Adds the deletion of a record that is stored under `lease`. `revision` is that of its last write, if that is known.
+    pub fn add_deletion(&mut self, record: &Record, lease: LeaseId, revision: Option<i64>) {
         let key = record.key();
-        self.extend(|txn| txn.only_if(Condition::LeaseIs(key.clone(), lease)).delete(&key).or_get(&key));
+        self.extend(|txn| txn.only_if(stored_condition(&key, lease, revision)).delete(&key).or_get(&key));
     }
 
     /// Adds a new state, or the deletion (`None`), of a record that a manual write replaced by one without a lease. That one
@@ -127,6 +127,15 @@ pub fn draft_deregistration(record: &Record, entry: &Entry) -> Option<Txn> {
     let is_ours = parse_address(entry) == Some(record.address());
     let key = record.key();
     is_ours.then(|| Txn::new().only_if(unchanged_condition(&key, Some(entry))).delete(&key).or_get(&key))
+}
+
+/// The condition of a change of our own record. A write whose answer was lost may reach etcd late. With the revision it changes
+/// nothing then: `ready` never replaces the `drain` that followed it.
+fn stored_condition(key: &str, lease: LeaseId, revision: Option<i64>) -> Condition {
+    match revision {
+        Some(revision) => Condition::ModRevisionIs(key.to_owned(), revision),
+        None => Condition::LeaseIs(key.to_owned(), lease),
+    }
 }
 
 /// Condition that the key is still as it was found. `None` is a missing key.

@@ -21,7 +21,7 @@ use crate::registrar::record_set::part::PartContext;
 const MAX_TXN_OPERATIONS: usize = 128;
 
 /// The records, and what is known of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RecordSet {
     lease: Option<LeaseId>,
     /// True if the records are written without a lease.

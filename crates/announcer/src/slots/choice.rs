@@ -20,38 +20,41 @@ const LAST_TURN: u32 = 3;
 
 /// This copy.
 #[derive(Clone, Debug)]
-pub(crate) struct Us {
-    pub(crate) id: UpstreamId,
+pub struct Us {
+    /// Its id.
+    pub id: UpstreamId,
     /// `--replicas`
-    pub(crate) replicas: NonZeroU16,
+    pub replicas: NonZeroU16,
     /// `--fence`: no copy starts beside another one that leaves.
-    pub(crate) has_fence: bool,
+    pub has_fence: bool,
     /// `None` while there is no lease.
-    pub(crate) lease: Option<LeaseId>,
+    pub lease: Option<LeaseId>,
     /// Slot that this copy held last.
-    pub(crate) last_slot: Option<SlotNumber>,
+    pub last_slot: Option<SlotNumber>,
     /// Time when this copy took its slot. `None` before.
-    pub(crate) since: Option<Timestamp>,
+    pub since: Option<Timestamp>,
 }
 
 /// A slot for this copy, as it was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Opening {
-    pub(crate) number: SlotNumber,
+pub struct Opening {
+    /// The slot.
+    pub number: SlotNumber,
     /// `None` for a free slot.
-    pub(crate) mod_revision: Option<i64>,
+    pub mod_revision: Option<i64>,
     /// True if the copy only becomes the successor. False if it takes the slot.
-    pub(crate) is_claim: bool,
+    pub is_claim: bool,
 }
 
 impl Opening {
-    pub(crate) fn event(self) -> Event {
+    /// The event of taking it.
+    pub fn event(self) -> Event {
         if self.is_claim { Event::SlotOffered } else { Event::SlotFree }
     }
 }
 
 /// The slot that this copy should take, and the time to wait first. `None` if another copy should, or none is open.
-pub(crate) fn find_opening(state: State, view: &View, us: &Us) -> Option<(Opening, Duration)> {
+pub fn find_opening(state: State, view: &View, us: &Us) -> Option<(Opening, Duration)> {
     if us.lease.is_none() || !view.is_current() {
         return None;
     }
@@ -64,7 +67,7 @@ pub(crate) fn find_opening(state: State, view: &View, us: &Us) -> Option<(Openin
 }
 
 /// Event that follows from the view, whatever the time. `None` if nothing has changed for this copy.
-pub(crate) fn find_event(state: State, view: &View, us: &Us) -> Option<Event> {
+pub fn find_event(state: State, view: &View, us: &Us) -> Option<Event> {
     if state == State::Stopping {
         return None;
     }

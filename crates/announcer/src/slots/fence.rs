@@ -12,12 +12,12 @@ const GUARD_DELAY: Duration = Duration::from_millis(200);
 /// Time at which the app must get SIGKILL. `requested_at` is the time at which the last answered renewal was **sent**: etcd
 /// counts the TTL from a later time, so the lease can't end before `requested_at` plus the TTL. The margin is a fifth of
 /// the TTL, which is more than two hosts' clocks drift apart in that time. `None` without a lease.
-pub(crate) fn kill_time(requested_at: Option<Instant>, ttl: Duration) -> Option<Instant> {
+pub fn kill_time(requested_at: Option<Instant>, ttl: Duration) -> Option<Instant> {
     Some(requested_at? + ttl.saturating_sub(margin(ttl)))
 }
 
 /// Time at which the guard kills the app, if the announcer is frozen. Still before the lease can end.
-pub(crate) fn guard_time(requested_at: Option<Instant>, ttl: Duration) -> Option<Instant> {
+pub fn guard_time(requested_at: Option<Instant>, ttl: Duration) -> Option<Instant> {
     Some(kill_time(requested_at, ttl)? + GUARD_DELAY)
 }
 

@@ -4,8 +4,8 @@
 use discovery::StandbyReason;
 
 /// State of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
     /// The app doesn't run. The copy takes a free slot if it is the best one for it.
     StandingBy,
     /// The app ended too often here. The copy takes no slot until its pause is over.
@@ -34,7 +34,7 @@ pub(crate) enum State {
 
 /// Input of the life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Event {
+pub enum Event {
     /// A slot can be taken, and this copy is the one to take it.
     SlotFree,
     /// A slot is offered, and this copy is the one to start for it.
@@ -69,8 +69,9 @@ pub(crate) enum Event {
     Released,
 }
 
+/// Work that follows an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Action {
+pub enum Action {
     /// Write the slot under our lease, if it is still as it was seen.
     TakeSlot,
     /// Name this copy as the successor in an offered slot, if that is still as it was seen.
@@ -90,7 +91,7 @@ pub(crate) enum Action {
 }
 
 /// Next state, and the actions in their order. An event that means nothing in a state changes nothing.
-pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
+pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
     let (next, actions) = decide(state, event);
     debug_assert_eq!(find_violation(state, next, actions), None, "{state:?} to {next:?} with {actions:?}");
     (next, actions)
@@ -177,12 +178,12 @@ fn find_violation(state: State, next: State, actions: &[Action]) -> Option<&'sta
 
 impl State {
     /// True from the first stop signal on.
-    pub(crate) fn is_ending(self) -> bool {
+    pub fn is_ending(self) -> bool {
         matches!(self, Self::Offering | Self::Stopping | Self::Releasing | Self::Done)
     }
 
     /// True while the app runs, starts or stops.
-    pub(crate) fn runs_app(self) -> bool {
+    pub fn runs_app(self) -> bool {
         match self {
             Self::Succeeding | Self::Holding | Self::Seeking | Self::Offering => true,
             Self::Yielding | Self::Fencing | Self::Stopping => true,
@@ -191,22 +192,22 @@ impl State {
     }
 
     /// True if the end of the app is what was asked for, and no crash.
-    pub(crate) fn awaits_run_end(self) -> bool {
+    pub fn awaits_run_end(self) -> bool {
         matches!(self, Self::Yielding | Self::Fencing | Self::Stopping)
     }
 
     /// True if a slot under our lease may stay. In the other states it is given up, or makes [`Event::SlotOurs`].
-    pub(crate) fn may_hold_slot(self) -> bool {
+    pub fn may_hold_slot(self) -> bool {
         matches!(self, Self::Holding | Self::Pausing | Self::Offering | Self::Stopping)
     }
 
     /// True if a slot that turns out to be ours is what the copy wants.
-    pub(crate) fn wants_slot(self) -> bool {
+    pub fn wants_slot(self) -> bool {
         matches!(self, Self::StandingBy | Self::Succeeding | Self::Seeking)
     }
 
     /// Reason in the copy's stand-by. `None` without a stand-by.
-    pub(crate) fn standby_reason(self) -> Option<StandbyReason> {
+    pub fn standby_reason(self) -> Option<StandbyReason> {
         match self {
             // A successor keeps it: others see by it that the successor lives.
             Self::StandingBy | Self::Succeeding => Some(StandbyReason::NoSlot),

@@ -7,7 +7,7 @@ use registry::{Event, LeaseId};
 
 /// Slots and stand-bys of one service, as last seen.
 #[derive(Clone, Debug)]
-pub(crate) struct View {
+pub struct View {
     service: ServiceId,
     slots: BTreeMap<SlotNumber, SeenSlot>,
     standbys: BTreeMap<UpstreamId, SeenStandby>,
@@ -22,24 +22,26 @@ pub(crate) struct View {
 
 /// A slot's key.
 #[derive(Clone, Debug)]
-pub(crate) struct SeenSlot {
+pub struct SeenSlot {
     /// `None` if the value can't be read. The slot is taken nevertheless.
-    pub(crate) slot: Option<Slot>,
+    pub slot: Option<Slot>,
     /// 0 without a lease.
-    pub(crate) lease: i64,
-    pub(crate) mod_revision: i64,
+    pub lease: i64,
+    /// The revision of the last write.
+    pub mod_revision: i64,
 }
 
 /// A stand-by's key.
 #[derive(Clone, Debug)]
-pub(crate) struct SeenStandby {
+pub struct SeenStandby {
     /// `None` if the value can't be read. The copy is no candidate then.
-    pub(crate) standby: Option<Standby>,
-    pub(crate) lease: i64,
+    pub standby: Option<Standby>,
+    pub lease: i64,
 }
 
 impl View {
-    pub(crate) fn new(service: ServiceId) -> Self {
+    /// An empty view that follows nothing yet.
+    pub fn new(service: ServiceId) -> Self {
         Self {
             service,
             slots: BTreeMap::new(),
@@ -52,22 +54,22 @@ impl View {
     }
 
     /// Decides nothing more before the view has this revision, that of our own write.
-    pub(crate) fn require_revision(&mut self, revision: i64) {
+    pub fn require_revision(&mut self, revision: i64) {
         self.required_revision = revision;
     }
 
     /// True if the view has our last write, and follows the store.
-    pub(crate) fn is_current(&self) -> bool {
+    pub fn is_current(&self) -> bool {
         self.is_connected && self.revision >= self.required_revision
     }
 
     /// True while the store is followed.
-    pub(crate) fn is_connected(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.is_connected
     }
 
     /// Applies a change of the store. A listing replaces everything.
-    pub(crate) fn apply_event(&mut self, event: &Event) {
+    pub fn apply_event(&mut self, event: &Event) {
         self.is_connected = !matches!(event, Event::Disconnected { .. });
         match event {
             Event::Snapshot(snapshot) => {
@@ -112,32 +114,32 @@ impl View {
     }
 
     /// The slot's key. `None` if the slot is free.
-    pub(crate) fn slot(&self, number: SlotNumber) -> Option<&SeenSlot> {
+    pub fn slot(&self, number: SlotNumber) -> Option<&SeenSlot> {
         self.slots.get(&number)
     }
 
     /// All slots that are taken, by number.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = (SlotNumber, &SeenSlot)> {
+    pub fn slots(&self) -> impl Iterator<Item = (SlotNumber, &SeenSlot)> {
         self.slots.iter().map(|(number, seen)| (*number, seen))
     }
 
     /// Slots with readable values.
-    pub(crate) fn read_slots(&self) -> impl Iterator<Item = (SlotNumber, &SeenSlot, &Slot)> {
+    pub fn read_slots(&self) -> impl Iterator<Item = (SlotNumber, &SeenSlot, &Slot)> {
         self.slots.iter().filter_map(|(number, seen)| Some((*number, seen, seen.slot.as_ref()?)))
     }
 
     /// The stand-by of this copy.
-    pub(crate) fn standby(&self, id: &UpstreamId) -> Option<&SeenStandby> {
+    pub fn standby(&self, id: &UpstreamId) -> Option<&SeenStandby> {
         self.standbys.get(id)
     }
 
     /// The slot that this copy holds under this lease.
-    pub(crate) fn slot_of(&self, id: &UpstreamId, lease: LeaseId) -> Option<(SlotNumber, &SeenSlot, &Slot)> {
+    pub fn slot_of(&self, id: &UpstreamId, lease: LeaseId) -> Option<(SlotNumber, &SeenSlot, &Slot)> {
         self.read_slots().find(|(_, seen, slot)| seen.lease == lease.get() && slot.id == *id)
     }
 
     /// The offered slot that names this copy as its successor.
-    pub(crate) fn promised_slot(&self, id: &UpstreamId) -> Option<(SlotNumber, &SeenSlot)> {
+    pub fn promised_slot(&self, id: &UpstreamId) -> Option<(SlotNumber, &SeenSlot)> {
         let promised = self.read_slots().find(|(_, _, slot)| slot.leaving && slot.successor.as_ref() == Some(id));
         promised.map(|(number, seen, _)| (number, seen))
     }
@@ -148,12 +150,12 @@ impl View {
     }
 
     /// True if the slot is offered, and no living copy has claimed it.
-    pub(crate) fn is_on_offer(&self, slot: &Slot) -> bool {
+    pub fn is_on_offer(&self, slot: &Slot) -> bool {
         slot.leaving && self.live_successor(slot).is_none()
     }
 
     /// Copies that would take a slot, without those that take one over already.
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = (&UpstreamId, &Standby)> {
+    pub fn candidates(&self) -> impl Iterator<Item = (&UpstreamId, &Standby)> {
         let busy: BTreeSet<&UpstreamId> = self
             .read_slots()
             .filter(|(_, _, slot)| slot.leaving)
@@ -164,7 +166,7 @@ impl View {
     }
 
     /// Hosts of the copies that run and stay, one for each copy. A copy that leaves counts on its successor's host.
-    pub(crate) fn hosts_with_copies(&self) -> impl Iterator<Item = &HostName> {
+    pub fn hosts_with_copies(&self) -> impl Iterator<Item = &HostName> {
         self.read_slots().filter_map(|(_, _, slot)| {
             if !slot.leaving {
                 return slot.host.as_ref();

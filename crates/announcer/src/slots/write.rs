@@ -9,20 +9,21 @@ use crate::slots::view::{SeenSlot, View};
 
 /// Facts that the copy's keys tell.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    pub(crate) service: ServiceId,
+pub struct Facts {
+    /// The service of the slots.
+    pub service: ServiceId,
     /// `None` if the host has no good name.
-    pub(crate) host: Option<HostName>,
+    pub host: Option<HostName>,
     /// `--prefer`
-    pub(crate) prefer: u16,
+    pub prefer: u16,
     /// Time since when the copy stands by.
-    pub(crate) standing_since: Timestamp,
+    pub standing_since: Timestamp,
     /// Time until when it rests. `None` unless it does.
-    pub(crate) rests_until: Option<Timestamp>,
+    pub rests_until: Option<Timestamp>,
 }
 
 /// Transaction that brings the copy's keys in line with its state. `None` if they are, or if nothing can be known.
-pub(crate) fn plan_repair(state: State, view: &View, us: &Us, facts: &Facts) -> Option<Txn> {
+pub fn plan_repair(state: State, view: &View, us: &Us, facts: &Facts) -> Option<Txn> {
     let lease = us.lease.filter(|_| view.is_current())?;
     let key = standby_key(facts, &us.id);
     match (wanted_standby(state, us, facts), view.standby(&us.id)) {
@@ -53,7 +54,7 @@ pub(crate) fn plan_repair(state: State, view: &View, us: &Us, facts: &Facts) -> 
 }
 
 /// True if another announcer has this copy's id.
-pub(crate) fn is_id_taken(view: &View, us: &Us) -> bool {
+pub fn is_id_taken(view: &View, us: &Us) -> bool {
     let standby = view.standby(&us.id).map(|seen| seen.lease);
     let slot = view.read_slots().find(|(_, _, slot)| slot.id == us.id).map(|(_, seen, _)| seen.lease);
     us.lease.is_some_and(|lease| standby.into_iter().chain(slot).any(|other| other != lease.get()))
@@ -61,7 +62,7 @@ pub(crate) fn is_id_taken(view: &View, us: &Us) -> bool {
 
 /// Transaction for an opening: it takes the slot, and the stand-by goes, or it only names this copy as the successor.
 /// `None` without a lease, or if the slot has changed since.
-pub(crate) fn plan_opening(opening: Opening, view: &View, us: &Us, facts: &Facts, now: Timestamp) -> Option<Txn> {
+pub fn plan_opening(opening: Opening, view: &View, us: &Us, facts: &Facts, now: Timestamp) -> Option<Txn> {
     let key = slot_key(facts, opening.number);
     if opening.is_claim {
         let seen = view.slot(opening.number)?;
@@ -89,7 +90,7 @@ pub(crate) fn plan_opening(opening: Opening, view: &View, us: &Us, facts: &Facts
 }
 
 /// Transaction that offers a slot, whose holder may be another process.
-pub(crate) fn plan_offer(service: &ServiceId, number: SlotNumber, seen: &SeenSlot, offered: &Slot) -> Txn {
+pub fn plan_offer(service: &ServiceId, number: SlotNumber, seen: &SeenSlot, offered: &Slot) -> Txn {
     rewrite_slot(&Key::Slot { service: service.clone(), number }.to_string(), seen, offered)
 }
 

@@ -1,6 +1,7 @@
 //! Claims: one host + path, or one port, belongs to one service. Pure.
 //!
-//! The owner of a claim keeps it as long as it claims it. A claim without an owner goes to the key with the lower create revision;
+//! The owner of a claim keeps it as long as the key that claims it lives. A key that was deleted and written again is a new one: a
+//! balancer that saw only the second state of the store must decide as one that saw both. A claim without an owner goes to the key with the lower create revision;
 //! if one transaction wrote both keys, to the service with the name that sorts first. A service that passes TLS through claims whole hosts:
 //! it gets a host alone, or leaves the host to the services that claim paths of it.
 
@@ -18,6 +19,8 @@ use crate::desired::service_input::{KeyOrigin, ServiceInput};
 pub(super) struct Claims {
     /// By claim (`a.com/api/`, `:3306`).
     holders: SharedMap<String, ServiceId>,
+    /// By claim, the create revision of the owner's key. A claim that an earlier confgen assigned may have none.
+    since: SharedMap<String, i64>,
     /// By key.
     refusals: BTreeMap<String, Vec<String>>,
     /// By service, the services that own something that it claims too.
@@ -53,8 +56,7 @@ impl Claims {
             }
         }
         for (claim, claimants) in claimants {
-            let holder = before.holders.get(&claim);
-            claims.assign_claim(claim, claimants, holder);
+            claims.assign_claim(claim, claimants, before);
         }
         claims
     }
@@ -71,6 +73,7 @@ impl Claims {
             self.plain_domains.remove(*domain);
         }
         self.holders.extend(assigned.holders.iter().map(|(claim, owner)| (claim.clone(), owner.clone())));
+        self.since.extend(assigned.since.iter().map(|(claim, since)| (claim.clone(), *since)));
         self.refusals.extend(assigned.refusals);
         self.rivals.extend(assigned.rivals);
         self.plain_domains.extend(assigned.plain_domains.keys().map(|domain| (domain.clone(), ())));
@@ -80,13 +83,34 @@ impl Claims {
         for (origin, domain) in input.claimed_domains() {
             self.refusals.remove(&origin.key);
             for route in routes_of_domain(input, domain) {
-                self.holders.remove(&route_claim_key(&route));
+                self.forget_claim(&route_claim_key(&route));
             }
         }
         self.refusals.remove(&input.ports_origin.key);
         for bind in &input.ports {
-            self.holders.remove(&port_claim_key(*bind));
+            self.forget_claim(&port_claim_key(*bind));
         }
+    }
+
+    fn forget_claim(&mut self, claim: &String) {
+        self.holders.remove(claim);
+        self.since.remove(claim);
+    }
+
+    /// True if the service has the claim, by a key of this create revision.
+    fn is_holder(&self, claim: &String, id: &ServiceId, since: i64) -> bool {
+        self.holders.get(claim) == Some(id) && self.since.get(claim).is_none_or(|known| *known == since)
+    }
+
+    /// Takes over since when the owners have their claims, from claims that were assigned from the persisted store.
+    pub(super) fn adopt_ages(&mut self, assigned: &Self) {
+        let is_same = |claim: &&String| assigned.holders.get(*claim) == self.holders.get(*claim);
+        self.since = self
+            .holders
+            .keys()
+            .filter(is_same)
+            .filter_map(|claim| Some((claim.clone(), *assigned.since.get(claim)?)))
+            .collect();
     }
 
     fn collect_routes<'a>(
@@ -138,16 +162,12 @@ impl Claims {
     }
 
     /// Gives one claim to its holder if that still claims it, else to the oldest claimant.
-    fn assign_claim(
-        &mut self,
-        claim: String,
-        mut claimants: Vec<(&KeyOrigin, &ServiceId)>,
-        holder: Option<&ServiceId>,
-    ) {
+    fn assign_claim(&mut self, claim: String, mut claimants: Vec<(&KeyOrigin, &ServiceId)>, before: &Self) {
         claimants.sort_by_key(|(origin, id)| (origin.since, *id));
         // A new claimant with an older key takes nothing from an owner that serves.
-        let holder = holder.filter(|holder| claimants.iter().any(|(_, id)| id == holder));
-        let Some(owner) = holder.or(claimants.first().map(|(_, id)| *id)) else { return };
+        let holder = claimants.iter().find(|(origin, id)| before.is_holder(&claim, id, origin.since));
+        let Some((origin, owner)) = holder.or(claimants.first()).copied() else { return };
+        self.since.insert(claim.clone(), origin.since);
         for (origin, id) in claimants.iter().filter(|(_, id)| *id != owner) {
             self.add_refusal(origin, format!("{claim} belongs to {owner}, which had it first"));
             self.add_rival(id, owner);
@@ -258,8 +278,8 @@ fn resolve_whole_hosts<'a>(
         let is_whole = input.settings.passes_through();
         let owner = if is_whole { HostOwner::Whole(id) } else { HostOwner::Parts(id) };
         for (origin, domain) in input.claimed_domains().filter(|(_, domain)| hosts.contains(domain)) {
-            let holds =
-                routes_of_domain(input, domain).any(|route| before.holders.get(&route_claim_key(&route)) == Some(id));
+            let holds = routes_of_domain(input, domain)
+                .any(|route| before.is_holder(&route_claim_key(&route), id, origin.since));
             let rank = (if !holds { 2 } else { u8::from(is_whole) }, origin.since, *id);
             if best.get(domain).is_none_or(|(other, _)| rank < *other) {
                 best.insert(domain, (rank, owner));

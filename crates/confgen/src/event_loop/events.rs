@@ -79,11 +79,9 @@ impl EventLoop {
     }
 
     pub(super) fn on_drains_counted(&mut self, count: &SessionCount) {
-        // After a store reset the published file has a higher revision, and nothing of the new store.
-        let published = Some(self.status.borrow().reconcile.published);
-        let published = published.filter(|published| *published <= self.reconciled_revision);
+        let published = self.status.borrow().reconcile.published;
         let context = DrainContext {
-            published_revision: published.unwrap_or_default(),
+            published_revision: DrainContext::usable_file_revision(published, self.reconciled_revision),
             published_at: self.published_at,
             process: self.observation.process,
             is_confirmed: self.scheduler.is_confirmed(),

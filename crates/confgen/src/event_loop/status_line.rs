@@ -19,11 +19,10 @@ const SERVICES_NAMED: usize = 8;
 impl EventLoop {
     /// HAProxy needs no action for changes that concern no service, so they count as applied.
     pub(super) fn advance_applied(&self) {
-        // A change that no reconcile has seen must not count as applied, because announcers wait for it.
-        if !self.scheduler.is_current() || self.replica.has_unseen_changes() {
+        let applied = self.replica.revision_without_changes().filter(|_| self.scheduler.is_current());
+        if applied.is_none() {
             return;
         }
-        let applied = Some(self.replica.store_revision());
         self.status.send_if_modified(|status| {
             let is_behind = status.reconcile.applied != applied;
             if is_behind {

@@ -1,6 +1,5 @@
 //! The progress for the event loop, and log lines about facts that changed. It decides nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use haproxy::runtime::ServerName;
@@ -9,7 +8,7 @@ use super::Reconciler;
 use crate::drain::DrainedUpstream;
 use crate::local_files::expiry;
 use crate::operator_files::filled::OtherBackends;
-use crate::status::{ReconcileStatus, Retained, Retainer};
+use crate::status::ReconcileStatus;
 use crate::store::StoreRevision;
 
 /// The reconciler's state after an action, as far as others need it.
@@ -49,7 +48,7 @@ impl Reconciler {
     fn to_status(&self) -> ReconcileStatus {
         ReconcileStatus {
             desired: Arc::new(self.desired.clone()),
-            retained: self.retained_upstreams(),
+            retained: self.retained.list_served(&self.desired),
             reset_lost: self.retained.keys.summarize_loss(),
             acme: self.files.site.acme.clone(),
             quarantined: Arc::clone(&self.logged.quarantined),
@@ -59,16 +58,6 @@ impl Reconciler {
             operator_files: self.operator_files_status(),
             ..self.status.reconcile.clone()
         }
-    }
-
-    fn retained_upstreams(&self) -> BTreeMap<DrainedUpstream, Retained> {
-        let reset = Retained { by: Retainer::Reset, since: self.retained.keys.retained_since() };
-        let lost = self.retained.keys.served_upstreams(|service, id| self.desired.record_key(service, id));
-        let mut retained: BTreeMap<DrainedUpstream, Retained> = lost.into_iter().map(|name| (name, reset)).collect();
-        retained.extend(
-            self.retained.guard.retained_since().map(|(name, since)| (name, Retained { by: Retainer::Guard, since })),
-        );
-        retained
     }
 
     /// Logs each quarantined key once, and once more when it no longer is. The same for remarks on the operator's files.

@@ -25,7 +25,7 @@ use crate::runtime::HaproxyControl;
 use crate::state_dir;
 use crate::state_dir::{OwnFile, StateDir};
 use crate::status::ReconcileStatus;
-use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
+use crate::store::removal_guard::GuardPolicy;
 use crate::store::{PersistedStore, StoreReplica, StoreRevision};
 
 impl Reconciler {
@@ -157,14 +157,7 @@ impl Reconciler {
             generation: Arc::default(),
             spare_room: SpareRoom::default(),
             haproxy,
-            retained: Retention {
-                guard: RemovalGuard::new(guard),
-                keys: Arc::default(),
-                health_asked_at: Instant::now(),
-                last_acceptance: None,
-                without_settings: BTreeSet::new(),
-                persisted,
-            },
+            retained: Retention::new(guard, persisted, Instant::now()),
             status: Standing {
                 reconcile: ReconcileStatus::default(),
                 store_revision: StoreRevision::default(),

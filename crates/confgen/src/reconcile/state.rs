@@ -1,9 +1,9 @@
-//! The parts of the reconciler's state. Data only.
+//! The parts of the reconciler's state. Data, except for what the removal guard remembers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use discovery::ServiceId;
 use haproxy::check::Checker;
@@ -18,8 +18,9 @@ use crate::render::ConfigText;
 use crate::render::service_texts::ServiceTexts;
 use crate::render::view::Site;
 use crate::state_dir::StateDir;
-use crate::status::ReconcileStatus;
-use crate::store::removal_guard::RemovalGuard;
+use crate::status::{ReconcileStatus, Retained, Retainer};
+use crate::store::address_owners::UpstreamRef;
+use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
 use crate::store::{PersistedStore, RetainedKeys, StoreRevision};
 
 /// Asks etcd which of these leases live, within a bounded time. A lease that etcd doesn't answer for counts as dead.
@@ -56,11 +57,20 @@ pub struct Files {
     pub startup_error: Option<String>,
 }
 
+/// HAProxy is asked at most this often whether retained upstreams are up.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// The pause grows by this with each service that retains upstreams, because HAProxy is asked about each service by itself, and
+/// no timer ends the retention. A late answer costs no request: HAProxy sends none to an upstream whose check fails.
+const PAUSE_PER_SERVICE: Duration = Duration::from_millis(20);
+
 /// Upstreams that are served although their keys are gone, and the facts that end it.
+#[derive(Clone, Debug)]
 pub struct Retention {
+    /// The losses, and the upstreams that are retained.
     pub guard: RemovalGuard,
     /// Keys that a reset store lacks.
     pub keys: Arc<RetainedKeys>,
+    /// The time of the last question to HAProxy about retained upstreams.
     pub health_asked_at: Instant,
     /// The cluster and the revision of the last acceptance that was taken in.
     pub last_acceptance: Option<(u64, i64)>,
@@ -68,6 +78,44 @@ pub struct Retention {
     pub without_settings: BTreeSet<ServiceId>,
     /// The store of the previous process of confgen.
     pub persisted: PersistedStore,
+}
+
+impl Retention {
+    /// Nothing is retained yet. `persisted` is the store of the previous process.
+    pub fn new(policy: GuardPolicy, persisted: PersistedStore, now: Instant) -> Self {
+        Self {
+            guard: RemovalGuard::new(policy),
+            keys: Arc::default(),
+            health_asked_at: now,
+            last_acceptance: None,
+            without_settings: BTreeSet::new(),
+            persisted,
+        }
+    }
+
+    /// Goes on with the upstreams that the previous process retained, and with the removals that it counted.
+    pub fn restore_guard(&mut self, desired: &mut DesiredState, now: Instant, wall_clock: SystemTime) {
+        let (kept, lost) = (std::mem::take(&mut self.persisted.kept), std::mem::take(&mut self.persisted.lost));
+        self.guard.restore_persisted(now, wall_clock, kept, lost);
+        for service in self.guard.services_with_retained() {
+            desired.set_retained(&service, self.guard.retained_of(&service));
+        }
+    }
+
+    /// The upstreams that are served although their keys are gone, each with the reason.
+    pub fn list_served(&self, desired: &DesiredState) -> BTreeMap<UpstreamRef, Retained> {
+        let reset = Retained { by: Retainer::Reset, since: self.keys.retained_since() };
+        let lost = self.keys.served_upstreams(|service, id| desired.record_key(service, id));
+        let by_guard = self.guard.retained_since().map(|(name, since)| (name, Retained { by: Retainer::Guard, since }));
+        lost.into_iter().map(|name| (name, reset)).chain(by_guard).collect()
+    }
+
+    /// True if HAProxy may be asked again about the retained upstreams.
+    pub fn is_release_due(&self, now: Instant) -> bool {
+        let services = u32::try_from(self.guard.services_with_retained().len()).unwrap_or(u32::MAX);
+        let pause = ASK_EVERY.max(PAUSE_PER_SERVICE.saturating_mul(services));
+        now.saturating_duration_since(self.health_asked_at) >= pause
+    }
 }
 
 /// The results of the last reconcile.

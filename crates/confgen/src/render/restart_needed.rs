@@ -99,12 +99,13 @@ impl ConfigFingerprint {
         hash_parts(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
     }
 
-    /// The sections for previews.
+    /// The sections for previews, by name.
     pub fn preview_sections(&self) -> impl Iterator<Item = &String> {
         self.sections.keys().filter(|section| section.contains(PREVIEW))
     }
 
     /// The services that have a section. A service with previews comes several times.
+    /// The services with a section.
     pub fn services(&self) -> impl Iterator<Item = ServiceId> {
         self.sections.keys().filter_map(|section| parse_section(section))
     }

@@ -38,9 +38,13 @@ const SHORTEST_FOLDED: u64 = 4096;
 pub struct SavedState {
     /// Has the keys, the good values and the claims.
     pub desired: DesiredState,
+    /// The newest revision of the store that is known.
     pub position: StoreRevision,
+    /// The keys that are retained since a reset.
     pub held: Arc<RetainedKeys>,
+    /// The upstreams that the removal guard retains.
     pub kept: Vec<PersistedUpstream>,
+    /// The losses that the removal guard counts.
     pub lost: Vec<PersistedUpstream>,
 }
 
@@ -72,6 +76,12 @@ struct Written {
 }
 
 impl SavedState {
+    /// The state as the next confgen loads it.
+    pub fn to_loaded(&self) -> (LastKnownGood, PersistedStore) {
+        let Snapshot { memory, store, .. } = self.to_snapshot(0);
+        (memory, store)
+    }
+
     fn to_snapshot(&self, number: u64) -> Snapshot {
         let mut store = PersistedStore::from_entries(self.desired.entries(), self.position)
             .with_retained_keys(RetainedKeys::clone(&self.held));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use discovery::{BalancerRecord, Key, Node};
+use discovery::{BalancerRecord, Entry, Key, Node};
 use registry::{Backoff, Client, Committed, Condition, Delays, LeaseId, Txn};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -107,6 +107,12 @@ impl ShortQuarantine {
         let value = value.with_unnamed_quarantine(left_out.services(), left_out.has_unnamed_services());
         WantedRecord { value, drains_ended: status.drains_ended }
     }
+}
+
+/// True if this entry of the store is the record, under this lease. An earlier write of this confgen whose answer was lost may reach
+/// etcd late, and replace a newer record. So the value counts too.
+pub fn is_stored(entry: Option<&Entry>, wanted: &BalancerRecord, lease: i64) -> bool {
+    entry.is_some_and(|entry| entry.lease == lease && entry.value == wanted.to_string().as_bytes())
 }
 
 /// The time for the next write, or for the next read if nothing changed. The written record is out of date since `outdated`.
@@ -236,7 +242,7 @@ impl RecordKeeper {
         }
         // A failed read counts as absent: the write that follows reports the error.
         let entry = self.config.client.get(&self.key).await;
-        entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.lease == lease.get()))
+        entry.is_ok_and(|entry| is_stored(entry.as_ref(), &wanted.value, lease.get()))
     }
 
     /// Writes the key if it is this balancer's or absent.

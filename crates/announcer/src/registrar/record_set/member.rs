@@ -67,7 +67,9 @@ pub enum RecordChange {
 /// A record that was written, and its change.
 #[derive(Clone, Debug)]
 pub struct RecordNews {
+    /// The record.
     pub record: Arc<Record>,
+    /// The change.
     pub change: RecordChange,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use discovery::{Entry, UpstreamState};
-use registry::LeaseId;
+use registry::{LeaseId, Txn};
 
 use crate::record::draft::{Draft, Registration};
 use crate::record::ownership::Owner;
@@ -41,6 +41,11 @@ impl Part {
         Self { draft: Draft::without_settings(withheld), ..Self::default() }
     }
 
+    /// The transaction.
+    pub fn transaction(&self) -> &Txn {
+        &self.draft.txn
+    }
+
     /// True if the transaction writes nothing.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
@@ -61,7 +66,8 @@ impl Part {
         let record = &member.record;
         let is_ours = found.is_none_or(|found| is_under_lease(record, lease, found));
         if let (KeyState::Present(_), Some(lease), true) = (member.key_state, lease, is_ours) {
-            self.draft.add_change(record, state, lease);
+            let revision = stored_revision(member, found);
+            self.draft.add_change(record, state, lease, revision);
             self.writes.push((index, KeyState::Present(state)));
             return;
         }
@@ -82,9 +88,10 @@ impl Part {
         let key_state = state.map_or(KeyState::LeftAlone, KeyState::Present);
         let entry = context.found.and_then(|found| record.find_entry(found));
         if context.found.is_none() || entry.is_some_and(|entry| entry.lease == lease.get()) {
+            let revision = stored_revision(member, context.found);
             match state {
-                Some(state) => self.draft.add_change(record, state, lease),
-                None => self.draft.add_deletion(record, lease),
+                Some(state) => self.draft.add_change(record, state, lease, revision),
+                None => self.draft.add_deletion(record, lease, revision),
             }
             self.writes.push((index, key_state));
         } else if entry
@@ -113,6 +120,14 @@ impl Part {
             return Some("a taken record has no owner");
         }
         None
+    }
+}
+
+/// The revision of the record's last write: as etcd just told it, or as this announcer wrote it. `None` if neither is known.
+fn stored_revision(member: &Member, found: Option<&[Entry]>) -> Option<i64> {
+    match found {
+        Some(found) => member.record.find_entry(found).map(|entry| entry.mod_revision),
+        None => matches!(member.key_state, KeyState::Present(_)).then_some(member.revision),
     }
 }
 
