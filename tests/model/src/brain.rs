@@ -154,7 +154,7 @@ impl Brain {
     /// The watch begins anew, with a listing.
     pub fn list(&mut self, snapshot: &Snapshot) {
         self.replica.set_listing_time(SystemTime::UNIX_EPOCH);
-        self.replica.apply_listing(snapshot);
+        self.replica.apply_listing(snapshot.clone());
         self.is_due = true;
         self.note_store_event(snapshot.revision);
     }

@@ -14,6 +14,7 @@ use crate::registrar::record_set::member::{KeyState, Member};
 /// A transaction for some members, which are named by their indices.
 #[derive(Debug, Default)]
 pub struct Part {
+    /// The transaction.
     pub draft: Draft,
     /// Records with an id that belongs to another owner.
     pub taken: Vec<(Arc<Record>, Owner)>,
