@@ -13,6 +13,7 @@ mod announcer;
 mod certificate;
 mod churn;
 mod cold_start;
+mod console;
 mod failover;
 mod floor;
 mod follow;
@@ -35,7 +36,7 @@ use report::Report;
 /// A benchmark: its name, what it measures, how it runs.
 type Bench = (&'static str, &'static str, fn(&Options, &mut Report));
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 12] = [
     ("follow", "an upstream announced and withdrawn, CPU and memory, beside the floor", follow::measure),
     ("announcer", "the same by an announcer, its own start and drain included", announcer::measure),
     ("failover", "an app that dies with its announcer, under load", failover::measure),
@@ -45,6 +46,7 @@ const BENCHES: [Bench; 11] = [
     ("churn", "changes under load: answers beside quiet, failed requests", churn::measure),
     ("restart", "a restart's timeline under load", restart::measure),
     ("cold-start", "confgen's start with a full store, and its restart", cold_start::measure),
+    ("console", "the console's first bytes, and its samples beside `--admin off`", console::measure),
     ("leases", "5,000 announcers, agents of 200 hosts: what etcd and confgen pay", leases::measure),
     ("throughput", "a request through the generated file, beside one by hand", throughput::measure),
 ];
@@ -74,6 +76,10 @@ struct Options {
     /// How many services `route-probe` adds; 3,000 with HAProxy 3.4, which needs no restart for one, and 100 before
     #[arg(long)]
     services: Option<usize>,
+
+    /// How many minutes `console` measures the samples; they fill up within 15
+    #[arg(long, default_value_t = 16)]
+    minutes: u64,
 
     /// Where bench.json and bench.html go
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]

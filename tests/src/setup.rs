@@ -102,6 +102,15 @@ impl Setup {
         self
     }
 
+    /// Runs confgen without its admin port. What waits for confgen's answers waits in vain then.
+    #[must_use]
+    pub fn without_admin(mut self) -> Self {
+        let command = self.confgen.as_mut().expect("confgen first");
+        let option = command.iter().position(|word| word == "--admin").expect("the option");
+        command[option + 1] = "off".to_owned();
+        self
+    }
+
     /// Sends HAProxy's log there.
     #[must_use]
     pub fn log(mut self, syslog: &Syslog) -> Self {

@@ -75,7 +75,10 @@ impl Port {
         sources: Sources,
         ended: CancellationToken,
     ) {
-        status.send_modify(|status| status.url = self.url);
+        status.send_modify(|status| {
+            status.url = self.url;
+            status.series.keep_samples();
+        });
         let figures = Mutex::new(None);
         let shown = Arc::new(AdminState {
             status: status.subscribe(),

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -174,20 +175,32 @@ pub struct SharedSeries(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     series: Mutex<Series>,
+    /// False without an admin port, on which alone samples are shown.
+    is_shown: AtomicBool,
     /// A hash of what HAProxy says of its backends. It changes with each sample, too.
     changes: watch::Sender<u64>,
 }
 
 impl Default for SharedSeries {
     fn default() -> Self {
-        Self(Arc::new(Shared { series: Mutex::default(), changes: watch::Sender::default() }))
+        let (series, is_shown) = (Mutex::default(), AtomicBool::default());
+        Self(Arc::new(Shared { series, is_shown, changes: watch::Sender::default() }))
     }
 }
 
 impl SharedSeries {
+    /// Keeps samples from now on.
+    pub fn keep_samples(&self) {
+        self.0.is_shown.store(true, Ordering::Relaxed);
+    }
+
     /// Takes a reading of all backends in: as a sample if one is due, and as news if a server came or went while a client waits for
-    /// news.
+    /// news. Does nothing before `keep_samples`.
     pub fn observe_backends(&self, now: Instant, pid: u32, rows: &[Turns]) {
+        // Without an admin port nothing shows them, and 1,000 services have half a megabyte.
+        if !self.0.is_shown.load(Ordering::Relaxed) {
+            return;
+        }
         let is_due = {
             let mut series = self.lock();
             let is_due = series.is_due(now);
@@ -301,6 +314,9 @@ mod tests {
     #[test]
     fn a_sample_is_due_every_fifteen_seconds_and_news_come_only_if_a_client_waits() {
         let (shared, start) = (SharedSeries::default(), Instant::now());
+        shared.observe_backends(start, 7, &[row(0, 0)]);
+        assert_eq!(shared.lock().times.len(), 0, "no admin port shows them");
+        shared.keep_samples();
         shared.observe_backends(start, 7, &[row(0, 0)]);
         shared.observe_backends(start + Duration::from_secs(1), 7, &[row(1, 0)]);
         assert_eq!(shared.lock().times.len(), 1);

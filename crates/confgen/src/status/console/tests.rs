@@ -65,6 +65,7 @@ fn hostile() -> Status {
         difference: Some(format!("  backend a\n+ {BAD}").into()),
     });
     let row = Turns { proxy: "http-b", requests: Some(10), ..Turns::default() };
+    status.series.keep_samples();
     status.series.observe_backends(Instant::now(), 7, &[row]);
     status
 }
