@@ -51,6 +51,8 @@ pub struct PoliteStop {
 /// An announcer, from its start to its end.
 pub struct Announcer {
     record: Arc<Record>,
+    key: String,
+    address: String,
     /// Its number among etcd's clients.
     client: usize,
     /// `None` before the start and after the end.
@@ -108,17 +110,18 @@ impl Announcer {
         };
         let rules = OverwriteRules { takeover, ..OverwriteRules::default() };
         let record = Arc::new(Record::new(announcement, address.parse().ok()?, rules));
-        Some(Self { record, client, life: None, app_works: false, app_runs: false, loses_answer: false })
+        let (key, address) = (record.key(), address.to_owned());
+        Some(Self { record, key, address, client, life: None, app_works: false, app_runs: false, loses_answer: false })
     }
 
     /// The key of its record.
-    pub fn key(&self) -> String {
-        self.record.key()
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// The app's address.
-    pub fn address(&self) -> String {
-        self.record.address().to_string()
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The service and the upstream.
@@ -290,13 +293,12 @@ impl Announcer {
     }
 
     fn observe_own_key(&mut self, etcd: &Etcd, turn: Turn) {
-        let key = self.record.key();
         let Some(life) = &mut self.life else { return };
         let Ok(now) = etcd.read_position(self.client) else { return };
         let known = life.store.replace(now);
         let is_other_store = known.is_some_and(|known| known.compare(now).is_err());
-        let seen = KeyObservation { entry: etcd.get(&key), revision: now.revision, is_other_store };
-        if let Conclusion::Lost(_) = life.records.observe_key(&key, seen)
+        let seen = KeyObservation { entry: etcd.get(&self.key), revision: now.revision, is_other_store };
+        if let Conclusion::Lost(_) = life.records.observe_key(&self.key, seen)
             && std::mem::take(&mut life.is_registered)
         {
             self.handle(Event::RecordsLost, turn);
@@ -357,8 +359,11 @@ impl Announcer {
 
     /// Waits until every balancer has acknowledged, as `announcer/src/withdraw.rs` does.
     fn await_acknowledgements(&mut self, etcd: &Etcd, turn: Turn) -> Option<PoliteStop> {
-        let (client, address, upstream) = (self.client, self.address(), self.upstream());
-        let life = self.life.as_mut().filter(|life| life.state == State::Draining)?;
+        if self.state() != Some(State::Draining) {
+            return None;
+        }
+        let (client, address, upstream) = (self.client, self.address.clone(), self.upstream());
+        let life = self.life.as_mut()?;
         let drain = life.drain.as_mut()?;
         let is_written = life.records.plan_parts().is_empty() && life.lease.is_some();
         if is_written {

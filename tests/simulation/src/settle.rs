@@ -8,7 +8,7 @@ const AT_LEAST: Millis = 13_000;
 /// After this time something hangs. The longest wait is a retry after 30 s, before it a restart's interval.
 const AT_MOST: Millis = 120_000;
 /// The time that passes at once while there is something to do, and while there is nothing.
-const SHORT: Millis = 50;
+const SHORT: Millis = 150;
 const LONG: Millis = 1_000;
 /// Messages of a watch that are delivered at once.
 const MESSAGES: usize = 64;

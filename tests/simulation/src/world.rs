@@ -161,7 +161,7 @@ impl World {
         let Some(announcer) = self.announcers.get_mut(number % count) else { return };
         let before = announcer.state();
         let stop = announcer.run_due_work(&mut self.etcd, turn);
-        let (address, state) = (announcer.address(), announcer.state());
+        let (address, state) = (announcer.address().to_owned(), announcer.state());
         if state != before {
             self.note(|| format!("announcer of {address}: {state:?}"));
         }
@@ -226,7 +226,7 @@ impl World {
             Kind::KillAnnouncer => announcer.kill(),
             _ => announcer.loses_answer = true,
         }
-        let (address, state) = (announcer.address(), announcer.state());
+        let (address, state) = (announcer.address().to_owned(), announcer.state());
         self.note(|| format!("{:?} of the app at {address}: {state:?}", step.kind));
         if state == Some(announcer::decisions::State::Starting) {
             self.polite_stops.retain(|stop| stop.address != address);

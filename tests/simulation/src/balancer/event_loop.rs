@@ -457,7 +457,11 @@ impl Confgen {
 
 fn is_rejected_change(change: &Change) -> bool {
     match change {
-        Change::Put(entry) => is_rejected_value(&entry.value) || entry.key.starts_with("balancers/"),
+        // A first value that can't be read may free claims: the service has no `path`, and so no route, until it can be read.
+        Change::Put(entry) => {
+            let replaces = entry.create_revision < entry.mod_revision;
+            (is_rejected_value(&entry.value) && replaces) || entry.key.starts_with("balancers/")
+        }
         Change::Delete { key, .. } => key.starts_with("balancers/"),
     }
 }

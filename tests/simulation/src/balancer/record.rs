@@ -58,6 +58,13 @@ impl RecordKeeper {
         let now = clock.millis();
         self.keep_lease(etcd, client, disk, now);
         let Some(lease) = self.lease else { return };
+        let may_write = self.written.as_ref().is_none_or(|written| {
+            let is_urgent = written.lease != lease || written.drains_ended != status.drains_ended;
+            is_urgent || now >= self.looked_at.max(written.at) + AT_MOST_EVERY
+        });
+        if !may_write {
+            return;
+        }
         let mut value = to_balancer_record(status).fit_into_key();
         value.instance = Some(self.instance.clone());
         if value.cluster == 0 {

@@ -22,9 +22,14 @@ pub fn start(file: &Rendered, pid: u32, now: Millis) -> Process {
         connections: Vec::new(),
         stopped_at: None,
     };
-    let text = file.cfg.to_string();
+    let text: Vec<u8> = file.cfg.pieces().collect::<Vec<_>>().concat();
+    let text = String::from_utf8_lossy(&text);
+    let mut named_maps = Vec::new();
     let mut section = None;
     for line in text.lines() {
+        if line.contains(".map)") {
+            named_maps.push(line);
+        }
         let mut words = line.split_whitespace();
         match (line.starts_with(' '), words.next()) {
             (false, Some(kind @ ("backend" | "listen" | "frontend"))) => {
@@ -64,7 +69,8 @@ pub fn start(file: &Rendered, pid: u32, now: Millis) -> Process {
     ];
     for (name, content) in all {
         // HAProxy loads a map only if a line of the file names it.
-        if text.contains(&format!("/{name}.map")) {
+        let named = format!("/{name}.map)");
+        if named_maps.iter().any(|line| line.contains(&named)) {
             let entries = content.lines().filter_map(|line| line.split_once(' '));
             process.maps.insert(name.to_owned(), entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect());
         }
