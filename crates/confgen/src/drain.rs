@@ -304,7 +304,9 @@ impl DrainTracker {
                     && !count.may_miss_requests(restarted, first_request_wait)
                     && !count.can_send_to(restarted, first_request_wait, is_concerned)
             });
-            drain.idle_counts = if drain.sessions == 0 && is_certain { drain.idle_counts + 1 } else { 0 };
+            // Further counts prove nothing more, and the state of a drain stays finite.
+            let idle_counts = (drain.idle_counts + 1).min(CONFIRMATIONS);
+            drain.idle_counts = if drain.sessions == 0 && is_certain { idle_counts } else { 0 };
             let is_drained = drain.idle_counts >= CONFIRMATIONS && is_confirmed && !pending.contains(service);
             drain.is_over = is_drained && drain.revision <= published_revision;
             ended += u64::from(drain.is_over);

@@ -46,7 +46,9 @@ pub mod decisions {
     use crate::render::view::View;
 
     pub use crate::cli::Pacing;
-    pub use crate::desired::{DesiredService, DesiredState, LastKnownGood, Policy, Preview, Route, Server, ServerState};
+    pub use crate::desired::{
+        DesiredService, DesiredState, LastKnownGood, Policy, Preview, Route, Server, ServerState,
+    };
     pub use crate::drain::{DrainContext, DrainTracker, DrainedUpstream, OldProcess, SessionCount};
     pub use crate::event_loop::scheduler::{Action, Effect, End, Input, PublishEnd, RestartEnd, Scheduler, Scope};
     pub use crate::reconcile::Pending;
@@ -63,10 +65,12 @@ pub mod decisions {
     pub use crate::status::{ReconcileStatus, Retained, Retainer, Status};
     pub use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned};
     pub use crate::store::removal_guard::{
-        ClusterRevision, GuardPolicy, MassRemoval, Moment, PersistedUpstream, RemovalGuard, RetainedUpstream, ServerHealth,
-        UpstreamCounts, UpstreamRemoval,
+        ClusterRevision, GuardPolicy, MassRemoval, Moment, PersistedUpstream, RemovalGuard, RetainedUpstream,
+        ServerHealth, UpstreamCounts, UpstreamRemoval,
     };
-    pub use crate::store::{Changed, PersistedStore, RetainedKeys, StoreReplica, StoreRevision, StoreUpdate, bound_entry};
+    pub use crate::store::{
+        Changed, PersistedStore, RetainedKeys, StoreReplica, StoreRevision, StoreUpdate, bound_entry,
+    };
     pub use haproxy::runtime::Streams;
 
     /// The site of an installation without options.

@@ -35,6 +35,8 @@ pub struct Balancer {
     file: Server,
     writing: Option<(Server, u8)>,
     count: Option<Counting>,
+    /// The host is gone for good.
+    is_retired: bool,
     /// Somebody changed HAProxy by hand, so that nothing is promised until confgen has found out.
     is_tampered: bool,
     /// The record in the store, the one that confgen believes to be there, and one on its way that confgen has given up on.
@@ -124,6 +126,10 @@ pub enum Step {
     KillConfgen(u8),
     /// Fault: the host dies, and boots.
     Reboot(u8),
+    /// Fault: the host is switched off for good, and the lease of its record ends.
+    Retire(u8),
+    /// confgen does all that it can at once. The second balancer does nothing else.
+    Follow2,
     /// Fault: the watch breaks.
     Disconnect(u8),
     /// Fault: the lease of the balancer record ends, although HAProxy serves on.
@@ -201,14 +207,19 @@ impl Model for Drain {
         steps.extend(PROGRAM);
         steps.extend([Step::Stop, Step::LateWrite]);
         for node in self.nodes() {
-            steps.extend(confgen_steps(node));
+            if node == 0 {
+                steps.extend(confgen_steps(node));
+            } else {
+                steps.push(Step::Follow2);
+            }
             steps.push(Step::LateRecord(node));
             for at in 0..3 {
                 steps.extend(client_steps(node, at));
                 steps.extend([Step::Connect(node, at), Step::Request(node, at)]);
             }
         }
-        if state.faults == 0 {
+        // After the end only what is quiet counts, and that is checked from here.
+        if state.faults == 0 || state.announcer.life == Life::Done {
             return;
         }
         for node in self.nodes() {
@@ -217,6 +228,7 @@ impl Model for Drain {
                 Step::Crash(node),
                 Step::KillConfgen(node),
                 Step::Reboot(node),
+                Step::Retire(node),
                 Step::Disconnect(node),
                 Step::LoseRecord(node),
                 Step::DelayRecord(node),
@@ -300,7 +312,8 @@ impl Drain {
             && all.into_iter().all(|it| {
                 let seen = self.look(it.brain);
                 let is_followed = seen.applied == (store.cluster, store.revision) && it.record == seen.record;
-                is_followed && it.running.a == seen.wanted && (store.cluster != 7 || seen.wanted == shown)
+                it.is_retired
+                    || is_followed && it.running.a == seen.wanted && (store.cluster != 7 || seen.wanted == shown)
             })
     }
 }

@@ -126,6 +126,15 @@ pub struct Continuation {
 }
 
 impl Continuation {
+    /// The set that has this fingerprint, or will have it.
+    fn shard(&self, print: u64) -> Option<&RwLock<HashSet<u64>>> {
+        self.good.get(usize::try_from(print % 16).ok()?)
+    }
+
+    fn is_known_as_good(&self, print: u64) -> bool {
+        self.shard(print).is_some_and(|it| it.read().unwrap_or_else(PoisonError::into_inner).contains(&print))
+    }
+
     /// Follows the run without faults from this state until it stays as it is, or until a state that was followed before.
     pub fn check<S: Clone + Hash + PartialEq>(
         &self,
@@ -137,8 +146,7 @@ impl Continuation {
         let mut is_good = false;
         for _ in 0..LONGEST {
             let print = hash(&state);
-            let shard = &self.good[usize::try_from(print % 16).unwrap_or_default()];
-            if shard.read().unwrap_or_else(PoisonError::into_inner).contains(&print) {
+            if self.is_known_as_good(print) {
                 is_good = true;
                 break;
             }
@@ -152,8 +160,9 @@ impl Continuation {
         }
         if is_good {
             for print in path {
-                let shard = &self.good[usize::try_from(print % 16).unwrap_or_default()];
-                shard.write().unwrap_or_else(PoisonError::into_inner).insert(print);
+                if let Some(shard) = self.shard(print) {
+                    shard.write().unwrap_or_else(PoisonError::into_inner).insert(print);
+                }
             }
         }
         is_good
@@ -170,7 +179,7 @@ fn hash(state: &impl Hash) -> u64 {
 }
 
 /// The time limit of a search. A search that reaches it has proved nothing.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Searches all states of a model, breadth first.
 fn search<M>(name: &'static str, bug: Option<Bug>, model: M) -> Outcome
@@ -213,12 +222,12 @@ pub fn check_product(model: &'static str, depth: Depth) -> Outcome {
         "guard" => search(model, None, Guard::new(large, None)),
         "slots" => search(model, None, Slots::new(large, None)),
         "drain, 2 balancers" => {
-            let size = drain::Size { balancers: 2, faults: 0, requests: u8::from(large), store_faults: true };
+            let size = drain::Size { balancers: 2, faults: 1, requests: u8::from(large), store_faults: large };
             search(model, None, Drain::new(size, None))
         }
         _ => {
-            let requests = if large { 2 } else { 0 };
-            search(model, None, Drain::new(drain::Size { balancers: 1, faults: 1, requests, store_faults: true }, None))
+            let faults = if large { 2 } else { 1 };
+            search(model, None, Drain::new(drain::Size { balancers: 1, faults, requests: 1, store_faults: true }, None))
         }
     }
 }
@@ -259,9 +268,9 @@ pub fn check_bug(bug: Bug) -> Outcome {
         | Bug::LateByLease
         | Bug::SkipRecheck
         | Bug::RecordByLease => search("drain, 1 balancer", some, Drain::new(size, some)),
-        Bug::RevokeFirst | Bug::ForgetHeld | Bug::ExpiryForDeletion | Bug::RetainMoved => {
-            search("guard", some, Guard::new(false, some))
-        }
+        // This one needs a wipe and a restart: two faults.
+        Bug::ForgetHeld => search("guard", some, Guard::new(true, some)),
+        Bug::RevokeFirst | Bug::ExpiryForDeletion | Bug::RetainMoved => search("guard", some, Guard::new(false, some)),
         Bug::NewerClaim => search("claims", some, Claims::new(false, some)),
         Bug::FenceByAnswer | Bug::TakeTaken => search("slots", some, Slots::new(false, some)),
     }

@@ -108,6 +108,9 @@ struct Seen {
     followed: Option<i64>,
 }
 
+/// A transaction, and the event that follows if it succeeds.
+type Plan = (Id, Option<CopyEvent>);
+
 /// The model with its production objects.
 pub struct Slots {
     is_large: bool,
@@ -116,7 +119,7 @@ pub struct Slots {
     etcds: Pool<Etcd>,
     views: Pool<Seen>,
     txns: Pool<Txn>,
-    plans: Memo<(Life, Id, Option<u8>, u8), Option<(Id, Option<CopyEvent>)>>,
+    plans: Memo<(Life, Id, Option<u8>, u8), Option<Plan>>,
     events: Memo<(Life, Id, Option<u8>, u8), Option<CopyEvent>>,
     writes: Memo<(Id, Id), (Id, Option<i64>)>,
     follows: Memo<(Id, Id), Id>,
@@ -406,7 +409,15 @@ impl Model for Slots {
             run: Run::None,
         };
         let (faults, stops) = if self.is_large { (1, 1) } else { (0, 0) };
-        vec![State { etcd: self.etcds.put(store), copies: [copy(1), copy(2)], leases: 2, faults, stops }]
+        let mut state = State { etcd: self.etcds.put(store), copies: [copy(1), copy(2)], leases: 2, faults, stops };
+        // Both stand by, and the first one holds the slot.
+        let both = [Step::Follow(0), Step::Follow(1), Step::Write(0), Step::Write(1)];
+        let first = [Step::Follow(0), Step::Follow(0), Step::Follow(1), Step::Follow(1), Step::Write(0)];
+        let last = [Step::Follow(0), Step::Advance(0), Step::Follow(1)];
+        for step in both.into_iter().chain(first).chain(last) {
+            state = self.apply(&state, step).unwrap_or(state);
+        }
+        vec![state]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -431,7 +442,7 @@ impl Model for Slots {
 
     fn within_boundary(&self, state: &State) -> bool {
         // Two copies may take turns for ever. Each turn begins as the one before, at a later revision.
-        self.etcds.get(state.etcd).revision <= if self.is_large { 6 } else { 4 }
+        self.etcds.get(state.etcd).revision <= if self.is_large { 8 } else { 6 }
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

@@ -19,6 +19,7 @@ fn the_product_keeps_every_promise_in_the_small_models() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a person looks at the page before it is committed")]
 fn every_seeded_bug_is_found_and_drawn() {
     let found: Vec<Outcome> = BUGS.into_iter().map(check_bug).collect();
     for outcome in &found {
@@ -38,7 +39,8 @@ fn every_seeded_bug_is_found_and_drawn() {
 fn draw_all(found: &[Outcome]) -> String {
     let mut text = String::new();
     for outcome in found {
-        let _ = write!(text, "\n### {}\n\n```text\n{}```\n", outcome.bug.unwrap().describe(), draw(outcome));
+        let bug = outcome.bug.map_or("", |bug| bug.describe());
+        let _ = write!(text, "\n### {bug}\n\n```text\n{}```\n", draw(outcome));
     }
     text
 }

@@ -151,9 +151,9 @@ impl Announcer {
 
     /// True if another owner has the id.
     pub fn is_taken(&self) -> bool {
-        self.life.as_ref().is_some_and(|life| {
-            life.records.record_statuses().iter().any(|(_, status)| status.owner.is_some())
-        })
+        self.life
+            .as_ref()
+            .is_some_and(|life| life.records.record_statuses().iter().any(|(_, status)| status.owner.is_some()))
     }
 
     /// Starts the announcer and its app, or tells them to stop.
@@ -386,7 +386,8 @@ impl Announcer {
                 let earliest = at + if written.has_unknown_removal { UNHEARD } else { 0 };
                 let mut balancers = BalancerStates::default();
                 let listed = etcd.list(client, "balancers/");
-                let nodes: Vec<String> = listed.iter().flat_map(|it| &it.entries).map(|entry| entry.key.clone()).collect();
+                let nodes: Vec<String> =
+                    listed.iter().flat_map(|it| &it.entries).map(|entry| entry.key.clone()).collect();
                 let is_connected = listed.is_ok();
                 if let Ok(snapshot) = listed {
                     balancers.apply_event(registry::Event::Snapshot(snapshot));
@@ -449,7 +450,8 @@ impl Announcer {
     /// True if it has work besides renewals and checks.
     pub fn is_busy(&self) -> bool {
         let settled = [None, Some(State::Announced), Some(State::Starting)];
-        !settled.contains(&self.state()) && !(self.is_taken() && self.state() == Some(State::Announcing))
+        let waits = self.is_taken() && self.state() == Some(State::Announcing);
+        !waits && !settled.contains(&self.state())
     }
 
     /// True if its app was told to stop.

@@ -315,7 +315,8 @@ impl Process {
         let map = |name: &str| self.maps.get(name).map(Vec::as_slice).unwrap_or_default();
         let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
         let site = [Some(host), wildcard.as_deref()].into_iter().flatten();
-        let site = site.filter_map(|host| map("hosts").iter().find(|(key, _)| key == host)).map(|(_, value)| value).next()?;
+        let site =
+            site.filter_map(|host| map("hosts").iter().find(|(key, _)| key == host)).map(|(_, value)| value).next()?;
         let request = format!("{site}{path}/");
         let fits = map("paths").iter().filter(|(prefix, _)| request.starts_with(prefix.as_str()));
         let mut section = &fits.max_by_key(|(prefix, _)| prefix.len())?.1;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use confgen::decisions::{ConfigFingerprint, DesiredService, DesiredState, HaproxyControl, Retainer, Server, ServerState};
+use confgen::decisions::{
+    ConfigFingerprint, DesiredService, DesiredState, HaproxyControl, Retainer, Server, ServerState,
+};
 use discovery::ServiceId;
 use haproxy::runtime::Socket;
 use haproxy::supervisor::Control;
@@ -82,7 +84,7 @@ impl World {
             found.extend(checked.and_then(Result::err).map(|it| format!("{} at the end: {it}", balancer.node)));
         }
         for announcer in &self.announcers {
-            let lease = announcer.lease().map(|lease| lease.get());
+            let lease = announcer.lease().map(registry::LeaseId::get);
             let entry = self.etcd.get(announcer.key());
             let is_ours = entry.is_some_and(|entry| Some(entry.lease) == lease);
             if announcer.should_be_announced() && !is_ours && !announcer.is_taken() {
@@ -107,7 +109,8 @@ impl World {
         }
         let stored = confgen.replica.topology().entries().find(|entry| {
             let stored = self.etcd.get(&entry.key);
-            stored.is_none_or(|it| it.mod_revision != entry.mod_revision) && !reconciler.retained_keys.contains(&entry.key)
+            stored.is_none_or(|it| it.mod_revision != entry.mod_revision)
+                && !reconciler.retained_keys.contains(&entry.key)
         });
         if let Some(entry) = stored {
             return Err(format!("{} is not in the store as confgen has it, nor retained", entry.key));
@@ -124,7 +127,11 @@ impl World {
 
     fn check_acknowledgement(&self, balancer: &Balancer, confgen: &Confgen, cluster: u64) -> Result<(), String> {
         let Some(record) = confgen.record.written() else { return Err("there is no balancer record".to_owned()) };
-        if self.etcd.get(&format!("balancers/{}", balancer.node)).is_none_or(|it| it.value != record.to_string().as_bytes()) {
+        if self
+            .etcd
+            .get(&format!("balancers/{}", balancer.node))
+            .is_none_or(|it| it.value != record.to_string().as_bytes())
+        {
             return Err("the balancer record is not in the store".to_owned());
         }
         let seen = confgen.replica.store_revision().revision;
@@ -193,7 +200,11 @@ fn check_service(process: &Process, id: &ServiceId, wanted: &DesiredService, is_
     let has_section = id.kind == discovery::Kind::Http || !wanted.binds.is_empty();
     let Some(backend) = process.backends.get(&section).filter(|_| has_section) else {
         // A service without a section waits for a restart, and says so.
-        return if is_pending || !has_section { Ok(()) } else { Err(format!("{section} has no section, and isn't pending")) };
+        return if is_pending || !has_section {
+            Ok(())
+        } else {
+            Err(format!("{section} has no section, and isn't pending"))
+        };
     };
     if is_pending {
         return Ok(());
@@ -212,7 +223,10 @@ fn check_service(process: &Process, id: &ServiceId, wanted: &DesiredService, is_
             ServerState::Maint => live.maint,
         };
         if !is_as_wanted {
-            return Err(format!("{section}/{name} should be {:?} with weight {}: {live:?}", server.state, server.weight));
+            return Err(format!(
+                "{section}/{name} should be {:?} with weight {}: {live:?}",
+                server.state, server.weight
+            ));
         }
     }
     Ok(())
@@ -242,9 +256,8 @@ fn check_routes(process: &Process, desired: &DesiredState, keeps_some: bool) -> 
     // A key may be there twice after a restart by hand, because `add map` doesn't look for an old one. The first one counts.
     let live = process.maps.get("paths").cloned().unwrap_or_default().into_iter().rev();
     let live: BTreeMap<String, String> = live.collect();
-    match live.iter().find(|entry| wanted.get(entry.0) != Some(entry.1)) {
-        Some((key, section)) => return Err(format!("{key} leads to {section}, wanted is {:?}", wanted.get(key))),
-        None => {}
+    if let Some((key, section)) = live.iter().find(|entry| wanted.get(entry.0) != Some(entry.1)) {
+        return Err(format!("{key} leads to {section}, wanted is {:?}", wanted.get(key)));
     }
     match wanted.iter().find(|(key, _)| !live.contains_key(*key)) {
         Some((key, section)) => Err(format!("{key} should lead to {section}, and is in no map")),

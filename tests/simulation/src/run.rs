@@ -26,7 +26,11 @@ impl Failure {
     /// The kind of the failure: its words without names and numbers. Shrinking keeps it.
     pub fn kind(&self) -> String {
         let text: String = self.what.chars().map(|it| if it.is_ascii_digit() { '#' } else { it }).collect();
-        text.split_whitespace().filter(|word| !word.contains(['/', '#', '"', '.'])).take(12).collect::<Vec<_>>().join(" ")
+        text.split_whitespace()
+            .filter(|word| !word.contains(['/', '#', '"', '.']))
+            .take(12)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 

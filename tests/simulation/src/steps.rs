@@ -142,7 +142,11 @@ pub fn generate(seed: u64, count: usize) -> (Setup, Vec<Step>) {
     let faults = FAULTS.into_iter().filter(|_| random.bool());
     let weights: Vec<(Kind, u32)> = LIFE.into_iter().chain(faults).collect();
     let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
-    let steps = (0..count).map(|_| Step { kind: pick(&weights, random.u32(..total)), actor: random.u8(..), roll: random.u32(..) });
+    let steps = (0..count).map(|_| Step {
+        kind: pick(&weights, random.u32(..total)),
+        actor: random.u8(..),
+        roll: random.u32(..),
+    });
     (setup, steps.collect())
 }
 

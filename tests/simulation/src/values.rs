@@ -13,7 +13,10 @@ pub const KEYS: [(&str, &[&str]); 24] = [
     ("http-services/a/check", &["/health", "off", "/refused"]),
     ("http-services/a/overrides/1", &[r#"{"state":"drain"}"#, r#"{"state":"maint"}"#, r#"{"weight":7}"#]),
     ("http-services/a/overrides/2", &[r#"{"state":"drain"}"#, r#"{"weight":0}"#]),
-    ("http-services/a/upstreams/hand", &["10.0.0.50:80", r#"{"address":"10.0.0.50:81","color":"green"}"#, "10.0.0.2:80"]),
+    (
+        "http-services/a/upstreams/hand",
+        &["10.0.0.50:80", r#"{"address":"10.0.0.50:81","color":"green"}"#, "10.0.0.2:80"],
+    ),
     ("http-services/a/upstreams/old", &[r#"{"address":"10.0.0.52:80","color":"blue"}"#]),
     ("http-services/b/domain", &["b.test", "b.test x.test", "q.w.test", "a.test b.test"]),
     ("http-services/b/path", &["/", "/y"]),

@@ -45,7 +45,9 @@ impl World {
         let mut world = Self {
             clock: Clock::start(),
             etcd: Etcd::new(),
-            balancers: (0..setup.balancers).map(|number| Balancer::new(number, setup.adds_backends, Rc::clone(site))).collect(),
+            balancers: (0..setup.balancers)
+                .map(|number| Balancer::new(number, setup.adds_backends, Rc::clone(site)))
+                .collect(),
             announcers: Vec::new(),
             polite_stops: Vec::new(),
             bug,
@@ -57,8 +59,8 @@ impl World {
         world.etcd.write(&writes);
         for (number, (key, id, address, takeover)) in ANNOUNCERS.into_iter().enumerate() {
             let service = service_of(key).zip(id.parse().ok());
-            let announcer =
-                service.and_then(|(service, id)| Announcer::new(FIRST_ANNOUNCER + number, service, id, address, takeover));
+            let announcer = service
+                .and_then(|(service, id)| Announcer::new(FIRST_ANNOUNCER + number, service, id, address, takeover));
             world.announcers.extend(announcer);
         }
         // The twin of the first one starts only by a step.
@@ -98,13 +100,12 @@ impl World {
             Kind::StopOrStart | Kind::Health | Kind::AppEnds | Kind::KillAnnouncer | Kind::LoseAnswer => {
                 self.change_announcer(step);
             }
-            Kind::Write | Kind::Delete | Kind::WriteService | Kind::Accept | Kind::Hostile => self.act_as_operator(step),
-            Kind::Partition
-            | Kind::EndWatch
-            | Kind::Compact
-            | Kind::ExpireLeases
-            | Kind::Wipe
-            | Kind::Restore => self.break_store(step),
+            Kind::Write | Kind::Delete | Kind::WriteService | Kind::Accept | Kind::Hostile => {
+                self.act_as_operator(step);
+            }
+            Kind::Partition | Kind::EndWatch | Kind::Compact | Kind::ExpireLeases | Kind::Wipe | Kind::Restore => {
+                self.break_store(step);
+            }
             Kind::Complain
             | Kind::CrashHaproxy
             | Kind::RestartByHand
@@ -131,7 +132,12 @@ impl World {
         let is_cut_off = self.etcd.is_cut_off(balancer.client);
         let living: BTreeSet<i64> = if is_cut_off { BTreeSet::new() } else { self.etcd.living_leases() };
         let alive = |lease: i64| living.contains(&lease);
-        let context = Context { clock: self.clock, bug: self.bug, roll, alive: (!is_cut_off).then_some(&alive as &dyn Fn(i64) -> bool) };
+        let context = Context {
+            clock: self.clock,
+            bug: self.bug,
+            roll,
+            alive: (!is_cut_off).then_some(&alive as &dyn Fn(i64) -> bool),
+        };
         let done = balancer.run_confgen(&mut self.etcd, context);
         let node = balancer.node.clone();
         self.check_after_work(number % count, &done);
@@ -176,7 +182,12 @@ impl World {
     pub fn check_servers(&mut self) {
         for balancer in &self.balancers {
             let mut haproxy = balancer.haproxy.lock();
-            for server in haproxy.running.iter_mut().flat_map(|it| it.backends.values_mut()).flat_map(|it| it.servers.values_mut()) {
+            for server in haproxy
+                .running
+                .iter_mut()
+                .flat_map(|it| it.backends.values_mut())
+                .flat_map(|it| it.servers.values_mut())
+            {
                 let address = server.address();
                 let mut apps = self.announcers.iter().filter(|announcer| announcer.address() == address).peekable();
                 if !server.checks_off && !server.maint {
@@ -267,7 +278,8 @@ impl World {
     fn break_store(&mut self, step: Step) {
         let clients = self.balancers.len() + self.announcers.len();
         let client = step.choose(0, clients);
-        let client = if client < self.balancers.len() { client } else { FIRST_ANNOUNCER + client - self.balancers.len() };
+        let client =
+            if client < self.balancers.len() { client } else { FIRST_ANNOUNCER + client - self.balancers.len() };
         let keeps_cluster = step.choose(1, 2) == 0;
         match step.kind {
             Kind::Partition => {

@@ -39,7 +39,7 @@ pub struct Drain {
     pub(super) txns: Pool<Txn>,
     pub(super) brain_steps: Memo<(Id, BrainStep), Id>,
     pub(super) tables: Memo<Id, BrainView>,
-    pub(super) rounds: Memo<(Id, Id, Outcome), (Id, Id, Option<Id>)>,
+    pub(super) rounds: Memo<(Id, Id, Outcome), Round>,
     pub(super) wants: Memo<(Id, u8, WantKey), Id>,
     pub(super) seen: Memo<(Id, Id), Id>,
     pub(super) judged: Memo<(Id, Id, u8), WaitVerdict>,
@@ -49,7 +49,7 @@ pub struct Drain {
     pub(crate) good: Continuation,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum BrainStep {
     Follow(Id),
     Disconnect,
@@ -59,6 +59,9 @@ pub(super) enum BrainStep {
     Count(Counting, u8, bool),
     Restart,
 }
+
+/// The writer and etcd after a transaction, and the transaction that may still arrive.
+type Round = (Id, Id, Option<Id>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Outcome {
@@ -152,6 +155,7 @@ impl Drain {
             file: Server::Absent,
             writing: None,
             count: None,
+            is_retired: false,
             is_tampered: false,
             record: none,
             told: none,
@@ -167,7 +171,7 @@ impl Drain {
     }
 
     pub(super) fn brain_step(&self, brain: Id, step: BrainStep) -> Id {
-        self.brain_steps.get_or((brain, step.clone()), || {
+        self.brain_steps.get_or((brain, step), || {
             let mut next = Brain::clone(&self.brains.get(brain));
             match step {
                 BrainStep::Follow(etcd) => {

@@ -145,6 +145,16 @@ impl Balancer {
         self.pid += 1;
     }
 
+    /// Without an old process no time matters.
+    pub(super) fn forget_times(&mut self) {
+        if self.old == [None; 2] {
+            self.seen_age = OLDEST;
+        }
+        if let Some(count) = self.count.as_mut().filter(|count| count.old == [None; 2]) {
+            count.seen_age = OLDEST;
+        }
+    }
+
     /// An old process ends with its last connection.
     pub(super) fn forget_ended(&mut self) {
         for old in &mut self.old {

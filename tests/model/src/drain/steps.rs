@@ -4,7 +4,7 @@ use announcer::decisions::{self as app, BalancerStates, State as Life, WaitVerdi
 
 use crate::drain::calls::{BrainStep, Drain, Outcome, StoreStep, WantKey, nodes_of};
 use crate::drain::haproxy::{Client, OLDEST, Server, UNCOUNTED, pass_time};
-use crate::drain::{APPLIED, ATTEMPT, POLITE, RECORD, State, Step};
+use crate::drain::{APPLIED, ATTEMPT, Balancer, POLITE, RECORD, State, Step, confgen_steps};
 
 impl Drain {
     /// The state after a step. `None` if the step can't happen, or changes nothing.
@@ -37,9 +37,15 @@ impl Drain {
             | Step::Request(node, at)
             | Step::Finish(node, at)
             | Step::Close(node, at) => self.client_step(&mut next, usize::from(node), at, step)?,
+            Step::Follow2 => {
+                for step in confgen_steps(1) {
+                    next = self.apply(&next, step).unwrap_or(next);
+                }
+            }
             Step::Time => pass_time(&mut next, self.size.balancers)?,
             _ => self.fault_step(&mut next, step)?,
         }
+        next.balancers.iter_mut().for_each(Balancer::forget_times);
         (next != *state).then_some(next)
     }
 
@@ -153,7 +159,7 @@ impl Drain {
     pub(super) fn confgen_step(&self, state: &mut State, node: usize, step: Step) -> Option<()> {
         let etcd = state.etcd;
         let store = self.etcds.get(etcd);
-        let it = state.balancers.get_mut(node)?;
+        let it = state.balancers.get_mut(node).filter(|it| !it.is_retired)?;
         let seen = self.look(it.brain);
         match step {
             Step::Follow(_) => {
@@ -228,7 +234,7 @@ impl Drain {
 
     pub(super) fn client_step(&self, state: &mut State, node: usize, at: u8, step: Step) -> Option<()> {
         let requests = &mut state.requests;
-        let it = state.balancers.get_mut(node)?;
+        let it = state.balancers.get_mut(node).filter(|it| !it.is_retired)?;
         let is_old = at < 2;
         let process = match it.old.get_mut(usize::from(at)) {
             Some(old) => old.as_mut()?,
@@ -288,14 +294,21 @@ impl Drain {
             | Step::Crash(node)
             | Step::KillConfgen(node)
             | Step::Reboot(node)
+            | Step::Retire(node)
             | Step::Disconnect(node)
             | Step::LoseRecord(node)
             | Step::DelayRecord(node)
             | Step::EnableByHand(node) => node,
             _ => return None,
         };
-        let it = state.balancers.get_mut(usize::from(node))?;
+        let it = state.balancers.get_mut(usize::from(node)).filter(|it| !it.is_retired)?;
         match step {
+            Step::Retire(_) => {
+                it.start_again();
+                it.running.a = Server::Absent;
+                (it.is_retired, it.old, it.count, it.writing, it.late) = (true, [None; 2], None, None, None);
+                it.record = self.records.put(None);
+            }
             Step::Restart(_) => it.restart_by_hand()?,
             Step::Crash(_) => it.start_again(),
             Step::Disconnect(_) => it.brain = self.brain_step(it.brain, BrainStep::Disconnect),

@@ -274,24 +274,22 @@ impl Confgen {
                 let written = self.reconciler.write(&publication, context);
                 match written.and_then(|outcome| self.reconciler.begin_restart(&publication, &outcome, context)) {
                     Ok(None) => self.beside = Some(Beside::Restarting(publication)),
-                    outcome => self.on_restarted(outcome.map(|outcome| outcome.unwrap_or(RestartOutcome::InSync)), context, log),
+                    outcome => {
+                        let outcome = outcome.map(|outcome| outcome.unwrap_or(RestartOutcome::InSync));
+                        self.on_restarted(&outcome, context, log);
+                    }
                 }
             }
             Some(Beside::Restarting(publication)) => {
                 // Half of the restarts take the servers' states over.
                 let is_started = self.reconciler.haproxy.lock().restart(context.roll & 2 == 0);
                 let outcome = self.reconciler.end_restart(&publication, is_started, context);
-                self.on_restarted(outcome, context, log);
+                self.on_restarted(&outcome, context, log);
             }
         }
     }
 
-    fn on_restarted(
-        &mut self,
-        outcome: Result<RestartOutcome, String>,
-        context: Context<'_>,
-        log: &mut Vec<String>,
-    ) {
+    fn on_restarted(&mut self, outcome: &Result<RestartOutcome, String>, context: Context<'_>, log: &mut Vec<String>) {
         log.push(format!("restart: {outcome:?}"));
         let end = match outcome {
             Ok(RestartOutcome::InSync | RestartOutcome::Restarted) => RestartEnd::Restarted,

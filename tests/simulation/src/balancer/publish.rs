@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use confgen::decisions::{
-    DesiredService, DesiredState, Generation, PersistedStore, PersistedUpstream, Rendered, RetainedKeys, StoreRevision, render_generation,
+    DesiredService, DesiredState, Generation, PersistedStore, PersistedUpstream, Rendered, RetainedKeys, StoreRevision,
+    render_generation,
 };
 use discovery::ServiceId;
 
@@ -98,7 +99,8 @@ impl Reconciler {
         let mut store = PersistedStore::from_entries(publication.desired.entries(), position)
             .with_retained_keys(RetainedKeys::clone(&publication.retained_keys));
         (store.kept, store.lost) = (publication.kept.clone(), publication.lost.clone());
-        let good = if context.has(Bug::ForgetClaims) { Default::default() } else { publication.desired.to_last_known_good() };
+        let good =
+            if context.has(Bug::ForgetClaims) { Default::default() } else { publication.desired.to_last_known_good() };
         self.disk.lock().state = Some((good, store));
     }
 

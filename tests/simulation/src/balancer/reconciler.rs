@@ -98,7 +98,8 @@ impl Reconciler {
             return;
         }
         let others = self.desired.changes_since(before).filter(|(id, _, _)| !services.contains(id));
-        let found: Vec<String> = others.map(|(id, _, _)| format!("{id} changed with a rejected key of {services:?}")).collect();
+        let found: Vec<String> =
+            others.map(|(id, _, _)| format!("{id} changed with a rejected key of {services:?}")).collect();
         self.violations.extend(found);
     }
 

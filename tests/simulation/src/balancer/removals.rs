@@ -31,7 +31,8 @@ impl Reconciler {
             .filter(|it| context.has(Bug::ForgetGracefulRemovals) || it.is_unexpected())
             .filter(|it| !is_among(it, graceful))
             .collect();
-        let noticed = ClusterRevision { cluster: update.store_revision.cluster, revision: update.store_revision.revision };
+        let noticed =
+            ClusterRevision { cluster: update.store_revision.cluster, revision: update.store_revision.revision };
         self.guard.lower_revisions(noticed);
         let desired = &self.desired;
         self.guard.forget_explained(|it| is_among(it, graceful) || desired.has_upstream(&it.service, &it.id));
@@ -57,9 +58,7 @@ impl Reconciler {
 
     fn filter_unexpected(&self, mut removals: Vec<UpstreamRemoval>, context: Context<'_>) -> Vec<UpstreamRemoval> {
         let health = self.ask_health(&removals.iter().map(|it| it.service.clone()).collect());
-        removals.retain(|it| {
-            matches!(health.find(&it.service, &it.id), ServerHealth::Up | ServerHealth::Unknown)
-        });
+        removals.retain(|it| matches!(health.find(&it.service, &it.id), ServerHealth::Up | ServerHealth::Unknown));
         if !removals.is_empty() {
             let alive = context.living(removals.iter().map(|it| it.lease).collect());
             removals.retain(|it| !alive.contains(&it.lease));

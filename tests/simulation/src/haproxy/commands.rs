@@ -113,7 +113,9 @@ impl Haproxy {
             }
             ["add", "server", name, address, options @ ..] => process.add_server(name, address, options),
             ["del", "server", name] => process.delete_server(name),
-            ["enable", "server", name] => process.change(name, |it| (it.maint, it.is_disabled_by_file) = (false, false)),
+            ["enable", "server", name] => {
+                process.change(name, |it| (it.maint, it.is_disabled_by_file) = (false, false))
+            }
             ["enable", "health", name] => process.change(name, |it| it.checks_off = false),
             ["disable", "health", name] => process.change(name, |it| it.checks_off = true),
             ["enable", "agent", name] => process.change(name, |_| {}),
@@ -133,7 +135,10 @@ impl Haproxy {
             }
             ["set", "map", path, key, value] => {
                 let outcome = process.edit_map(path, |entries| {
-                    entries.iter_mut().filter(|(known, _)| known == key).for_each(|entry| entry.1 = (*value).to_owned());
+                    entries
+                        .iter_mut()
+                        .filter(|(known, _)| known == key)
+                        .for_each(|entry| entry.1 = (*value).to_owned());
                 });
                 self.check_target(path, value);
                 outcome
@@ -180,7 +185,9 @@ impl Process {
             ["state", "drain"] => self.change(name, |it| {
                 (it.maint, it.drain, it.is_disabled_by_file) = (false, true, false);
             }),
-            ["state", "maint"] => self.change(name, |it| (it.maint, it.drain, it.is_disabled_by_file) = (true, false, false)),
+            ["state", "maint"] => {
+                self.change(name, |it| (it.maint, it.drain, it.is_disabled_by_file) = (true, false, false))
+            }
             ["health", health @ ("up" | "down")] => self.change(name, |it| {
                 // Without effect in maintenance.
                 it.up = if it.maint { it.up } else { health == "up" };

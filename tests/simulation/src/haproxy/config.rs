@@ -72,7 +72,9 @@ pub fn start(file: &Rendered, pid: u32, now: Millis) -> Process {
         let named = format!("/{name}.map)");
         if named_maps.iter().any(|line| line.contains(&named)) {
             let entries = content.lines().filter_map(|line| line.split_once(' '));
-            process.maps.insert(name.to_owned(), entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect());
+            process
+                .maps
+                .insert(name.to_owned(), entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect());
         }
     }
     process

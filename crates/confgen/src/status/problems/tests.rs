@@ -175,7 +175,7 @@ fn a_thousand_services_that_wait_for_a_restart_are_two_entries() {
     reconcile.pending =
         (0..1_000).filter_map(|n| crate::desired::names::parse_section(&format!("http-s{n:03}"))).collect();
     reconcile.unrouted = reconcile.pending.clone();
-    (reconcile.desired, reconcile.quarantined) = (settled.into(), BTreeMap::new());
+    (reconcile.desired, reconcile.quarantined) = (settled.into(), Arc::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs());
     let found = show_problems(&status, &Ok(Vec::new()), now).problems;
     let lines: Vec<String> = found
