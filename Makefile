@@ -82,9 +82,13 @@ test: NEEDS += iptables:iptables promtool:prometheus chromedriver:chromium-drive
 test: deps ## Every test, against real etcd, HAProxy and supervisord; in namespaces and containers too where they can be made
 	CARGO="$(CARGO)" tests/run
 
+.PHONY: proof
+proof: deps ## The model of the protocol: every state of its large sizes, and every seeded bug (docs/internals/proof.md)
+	@exec $(CARGO) run --quiet --profile proof --bin proof
+
 .PHONY: simulate
-simulate: build ## 10,000 seeds of the simulation (docs/internals/simulation.md); SEED=4711 replays one
-	@exec $(DEBUG)/simulation $(if $(SEED),--seed $(SEED))
+simulate: deps ## 10,000 seeds of the simulation (docs/internals/simulation.md); SEED=4711 replays one
+	@exec $(CARGO) run --quiet --profile proof --bin simulation -- $(if $(SEED),--seed $(SEED))
 
 .PHONY: test-images
 test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
