@@ -59,7 +59,7 @@ pub mod decisions {
     /// The life of a copy of a service with `--replicas`, the choice of slots, and the fence.
     pub mod slots {
         pub use crate::slots::choice::{Opening, Us, find_event, find_opening};
-        pub use crate::slots::fence::{guard_time, kill_time};
+        pub use crate::slots::fence::{check_start, guard_time, kill_time};
         pub use crate::slots::state::{Action, Event, State, step};
         pub use crate::slots::view::{SeenSlot, View};
         pub use crate::slots::write::{Facts, plan_opening, plan_repair};

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::slots::state::{Action, Event, State, step};
+
 /// Smallest part of the TTL that is left for the kill. A SIGKILL takes milliseconds. A busy host may run the announcer
 /// some hundred milliseconds late.
 const MIN_MARGIN: Duration = Duration::from_millis(500);
@@ -19,6 +21,16 @@ pub fn kill_time(requested_at: Option<Instant>, ttl: Duration) -> Option<Instant
 /// Time at which the guard kills the app, if the announcer is frozen. Still before the lease can end.
 pub fn guard_time(requested_at: Option<Instant>, ttl: Duration) -> Option<Instant> {
     Some(kill_time(requested_at, ttl)? + GUARD_DELAY)
+}
+
+/// The event, unless it starts an app that has to be killed by now. The slot may be another copy's already: the view can be older than
+/// the lease's end. A copy that rests between two runs gives its slot up.
+pub fn check_start(state: State, event: Event, kill_time: Option<Instant>, now: Instant) -> Option<Event> {
+    let (_, actions) = step(state, event);
+    if !actions.contains(&Action::StartApp) || kill_time.is_some_and(|time| now < time) {
+        return Some(event);
+    }
+    (state == State::Pausing).then_some(Event::FencePassed)
 }
 
 fn margin(ttl: Duration) -> Duration {
@@ -41,6 +53,19 @@ mod tests {
         }
         assert_eq!(kill_time(Some(sent), Duration::from_secs(10)), Some(sent + Duration::from_secs(8)));
         assert_eq!(kill_time(Some(sent), Duration::from_secs(2)), Some(sent + Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn no_app_starts_that_has_to_be_killed_at_once() {
+        let now = Instant::now();
+        let check = |state, event, kill_time| check_start(state, event, kill_time, now);
+        let (later, over) = (Some(now + Duration::from_secs(1)), Some(now));
+        assert_eq!(check(State::StandingBy, Event::SlotOurs, later), Some(Event::SlotOurs));
+        for kill_time in [over, None] {
+            assert_eq!(check(State::StandingBy, Event::SlotOurs, kill_time), None);
+            assert_eq!(check(State::Pausing, Event::PauseOver, kill_time), Some(Event::FencePassed));
+            assert_eq!(check(State::Resting, Event::PauseOver, kill_time), Some(Event::PauseOver), "nothing starts");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::processes::tether::Limit;
 use crate::retry;
 use crate::slots::app::{App, AppEvent};
 use crate::slots::choice::{self, Us};
+use crate::slots::fence;
 use crate::slots::keeper::runs::Run;
 use crate::slots::restarts::Restarts;
 use crate::slots::state::{Action, Event, State, step};
@@ -298,8 +299,13 @@ impl<A: App> Keeper<A> {
         times.into_iter().chain([write_time, ready_time]).flatten().min()
     }
 
-    /// Event that follows from the store or the clock.
+    /// Event that follows from the store or the clock. With `--fence`, none starts an app that has to be killed by now.
     fn find_event(&mut self, now: Instant) -> Option<Event> {
+        let event = self.find_any_event(now)?;
+        if self.options.has_fence { fence::check_start(self.state, event, self.kill_time(), now) } else { Some(event) }
+    }
+
+    fn find_any_event(&mut self, now: Instant) -> Option<Event> {
         if self.is_fence_passed(now) {
             return Some(Event::FencePassed);
         }
