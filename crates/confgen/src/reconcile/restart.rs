@@ -43,6 +43,8 @@ impl Reconciler {
         // An operator or a crash may have restarted HAProxy meanwhile, and then no restart is needed any more.
         self.apply_with_backends(&BTreeSet::new())?;
         if self.restart_reason().is_none() {
+            // No reconcile follows, and a look for manual changes compares with what was just observed.
+            self.haproxy.undo_manual_changes(&self.desired, &self.fingerprints)?;
             self.desired.mark_accepted(&publication.desired);
             return Ok(Begun::Over(RestartOutcome::InSync));
         }
