@@ -77,7 +77,7 @@ pub struct SessionCount {
 pub struct OldProcess {
     /// When a count first found that the process is old. `None` if only the restart tells.
     pub since: Option<Instant>,
-    /// The open connections and streams. `None` if the process has told neither for [`SILENCE_WAIT`].
+    /// The open connections and streams. `None` if the process has told neither for 15 s.
     pub streams: Option<Streams>,
 }
 

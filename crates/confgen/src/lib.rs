@@ -30,8 +30,8 @@ use program::{options, output};
 
 use cli::{Cli, Command, Common};
 
-/// The stages that decide, for the model of the protocol and the seeded simulation. They read no clock. Only [`HaproxyControl`](decisions::HaproxyControl) does
-/// I/O, over the socket that its caller gives it.
+/// The stages that decide, for the model of the protocol and the seeded simulation. They read no clock. Only
+/// [`HaproxyControl`](decisions::HaproxyControl) does I/O, over the socket that its caller gives it.
 pub mod decisions {
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -78,6 +78,7 @@ pub mod decisions {
     /// # Errors
     /// If a variable of the environment is no valid option.
     pub fn default_site() -> Result<Site, String> {
+        // Flags and variables are what an installation has, so the defaults come from them.
         let cli = Cli::try_parse_from(["confgen"]).map_err(|error| error.to_string())?;
         Ok(cli.common.options.build_site(Hash::Sha256("0".repeat(64))))
     }
@@ -103,6 +104,7 @@ pub mod decisions {
         passed_through: bool,
         kept_shapes: &BTreeMap<String, String>,
     ) -> Result<Rendered, String> {
+        // Texts of unchanged services are kept, as in the daemon.
         texts.update(desired, site).map_err(|error| error.to_string())?;
         let operator = OperatorConfig::default();
         let view = View::with_maps(desired, site, &operator, Arc::clone(texts.maps()))

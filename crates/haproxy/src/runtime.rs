@@ -157,6 +157,7 @@ impl Socket {
     /// Sends a command and its payload. No error ever shows the payload, because it may be a private key.
     fn exchange_bytes(&self, command: &Command, payload: &str) -> Result<Vec<u8>, Error> {
         let absent = |source| Error::Absent { path: self.path.clone(), source };
+        // Below this line everything is the same for a model: answers are parsed, and complaints read.
         if let Some(model) = &self.model {
             return model.answer(&command.to_string()).map_err(|source| match source.kind() {
                 io::ErrorKind::ConnectionRefused => absent(source),

@@ -74,7 +74,7 @@ impl ServiceTexts {
         Ok(())
     }
 
-    /// The shapes of all sections, by name, with [`MAPS`] for the folder of the maps.
+    /// The shapes of all sections, by name, with `MAPS` for the folder of the maps.
     pub fn shapes(&self) -> &BTreeMap<String, String> {
         &self.shapes
     }

@@ -49,6 +49,7 @@ impl Revisions {
 
 impl Message {
     fn into_response(self) -> PbWatchResponse {
+        // As etcd's own message, so that the decision reads the same fields.
         let StoreRevision { cluster, raft_term, revision } = self.store;
         PbWatchResponse {
             header: Some(PbResponseHeader { cluster_id: cluster, member_id: 0, revision, raft_term }),
@@ -73,6 +74,7 @@ fn to_event(change: Change) -> PbEvent {
         version: 0,
     };
     let revision = revision_of(&change);
+    // The numbers are those of etcd's `mvccpb.Event.EventType`.
     match change {
         Change::Put(entry) => PbEvent { r#type: 0, kv: Some(key_value(entry)), prev_kv: None },
         Change::Delete { key, previous, .. } => {

@@ -6,7 +6,7 @@ use discovery::{Change, Key};
 
 use crate::reconcile::Pending;
 
-/// One thing to do. At most one action that changes HAProxy over the Runtime API is in progress, and at most one [`Beside`] it.
+/// One thing to do. At most one action that changes HAProxy over the Runtime API is in progress, and at most one `Beside` it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Resolve the desired state and apply it over the Runtime API.
