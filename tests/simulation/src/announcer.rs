@@ -450,8 +450,8 @@ impl Announcer {
     /// True if it has work besides renewals and checks.
     pub fn is_busy(&self) -> bool {
         let settled = [None, Some(State::Announced), Some(State::Starting)];
-        let waits = self.is_taken() && self.state() == Some(State::Announcing);
-        !waits && !settled.contains(&self.state())
+        let waits_for_id = self.is_taken() && self.state() == Some(State::Announcing);
+        !waits_for_id && !settled.contains(&self.state())
     }
 
     /// True if its app was told to stop.

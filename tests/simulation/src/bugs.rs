@@ -21,8 +21,6 @@ pub enum Bug {
     ReverseCommands,
     /// HAProxy's complaints are not read.
     IgnoreComplaints,
-    /// confgen's claims do not survive its restart.
-    ForgetClaims,
     /// An announcer does not notice that its lease has ended.
     IgnoreLostLease,
     /// An acknowledgement counts for every revision.
@@ -33,7 +31,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::ResumeAnyStore,
         Self::LoseChange,
         Self::ForgetOldProcesses,
@@ -43,7 +41,6 @@ impl Bug {
         Self::IgnoreManualChanges,
         Self::ReverseCommands,
         Self::IgnoreComplaints,
-        Self::ForgetClaims,
         Self::IgnoreLostLease,
         Self::AcceptEarlierAcknowledgement,
         Self::ForgetPending,

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use confgen::decisions::{
-    ConfigFingerprint, DesiredService, DesiredState, HaproxyControl, Retainer, Server, ServerState,
-};
+use confgen::decisions::{ConfigFingerprint, DesiredService, DesiredState, HaproxyControl, Server, ServerState};
 use discovery::ServiceId;
 use haproxy::runtime::Socket;
 use haproxy::supervisor::Control;
@@ -267,10 +265,12 @@ fn check_routes(process: &Process, desired: &DesiredState, keeps_some: bool) -> 
 
 /// The guard retains nothing that was announced to go, to a balancer that acknowledged that.
 fn check_retained(confgen: &Confgen, stops: &[PoliteStop], node: &str) -> Result<(), String> {
-    let by_guard = confgen.reconciler.retained_upstreams().into_iter().filter(|(_, it)| it.by == Retainer::Guard);
-    for (upstream, _) in by_guard {
-        let stopped = stops.iter().find(|stop| stop.upstream == upstream && stop.nodes.iter().any(|it| it == node));
-        if let Some(stop) = stopped {
+    let guard = &confgen.reconciler.guard;
+    for stop in stops.iter().filter(|stop| stop.nodes.iter().any(|it| it == node)) {
+        let (service, id) = &stop.upstream;
+        // Another announcer may have had the id since, at another address.
+        let retained = guard.retained_of(service).remove(id);
+        if retained.is_some_and(|it| it.record.address.to_string() == stop.address) {
             return Err(format!("{} is retained by the guard, and its app was stopped politely", stop.address));
         }
     }

@@ -174,8 +174,30 @@ impl World {
         if let Some(stop) = stop {
             self.note(|| format!("{} is stopped politely, {:?} acknowledged", stop.address, stop.nodes));
             self.check_polite_stop(&stop);
-            self.polite_stops.push(stop);
+            if !self.has_other_record(&stop) {
+                self.polite_stops.push(stop);
+            }
         }
+    }
+
+    /// True if another record, or a server of one, leads to the app that was stopped. Requests through it are the operator's wish.
+    fn has_other_record(&self, stop: &PoliteStop) -> bool {
+        let own = Key::for_upstream(&stop.upstream.0, &stop.upstream.1).to_string();
+        let address = stop.address.as_bytes();
+        let names_it = |value: &[u8]| value.windows(address.len()).any(|part| part == address);
+        let mut keys = self.etcd.keys().filter(|key| **key != own && !key.starts_with("balancers/"));
+        let is_stored = keys.any(|key| self.etcd.get(key).is_some_and(|entry| names_it(&entry.value)));
+        is_stored
+            || self.balancers.iter().any(|balancer| {
+                let haproxy = balancer.haproxy.lock();
+                let sections = haproxy.running.iter().chain(&haproxy.old).flat_map(|process| &process.backends);
+                let mut servers =
+                    sections.flat_map(|(section, it)| it.servers.iter().map(move |(name, it)| (section, name, it)));
+                servers.any(|(section, name, server)| {
+                    let is_own = *name == stop.upstream.1.to_string() && *section == stop.upstream.0.to_string();
+                    !is_own && server.address() == stop.address
+                })
+            })
     }
 
     /// HAProxy checks all servers: they are up if their apps work. Nothing tells of an app that no announcer has.

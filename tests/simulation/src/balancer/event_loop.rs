@@ -271,7 +271,7 @@ impl Confgen {
             // The reconciler does one thing at a time.
             Some(beside) if self.acting.is_some() => self.beside = Some(beside),
             Some(Beside::Restart(publication)) => {
-                let written = self.reconciler.write(&publication, context);
+                let written = self.reconciler.write(&publication);
                 match written.and_then(|outcome| self.reconciler.begin_restart(&publication, &outcome, context)) {
                     Ok(None) => self.beside = Some(Beside::Restarting(publication)),
                     outcome => {
@@ -302,7 +302,7 @@ impl Confgen {
     }
 
     fn end_publish(&mut self, publication: &Publication, context: Context<'_>) -> PublishEnd {
-        let Ok(outcome) = self.reconciler.write(publication, context) else { return PublishEnd::Failed };
+        let Ok(outcome) = self.reconciler.write(publication) else { return PublishEnd::Failed };
         if self.reconciler.on_published(publication, &outcome).is_err() {
             return PublishEnd::Failed;
         }

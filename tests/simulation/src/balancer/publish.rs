@@ -76,9 +76,9 @@ impl Reconciler {
     }
 
     /// Saves the state, renders, has HAProxy judge, and puts haproxy.cfg in place.
-    pub(super) fn write(&mut self, publication: &Publication, context: Context<'_>) -> Result<Outcome, String> {
+    pub(super) fn write(&mut self, publication: &Publication) -> Result<Outcome, String> {
         let rendered = self.render(publication)?;
-        self.save(publication, context);
+        self.save(publication);
         let rejected = rejected_services(&publication.desired);
         if !rejected.is_empty() {
             return Ok(Outcome::ServicesRejected(rejected));
@@ -93,15 +93,13 @@ impl Reconciler {
         render_generation(desired, &self.site, &mut self.texts, generation, *passed_through, kept_shapes).map(Arc::new)
     }
 
-    fn save(&self, publication: &Publication, context: Context<'_>) {
+    fn save(&self, publication: &Publication) {
         let position = publication.store_revision;
         let position = StoreRevision { revision: publication.newest_revision.max(position.revision), ..position };
         let mut store = PersistedStore::from_entries(publication.desired.entries(), position)
             .with_retained_keys(RetainedKeys::clone(&publication.retained_keys));
         (store.kept, store.lost) = (publication.kept.clone(), publication.lost.clone());
-        let good =
-            if context.has(Bug::ForgetClaims) { Default::default() } else { publication.desired.to_last_known_good() };
-        self.disk.lock().state = Some((good, store));
+        self.disk.lock().state = Some((publication.desired.to_last_known_good(), store));
     }
 
     pub(super) fn on_published(&mut self, publication: &Publication, outcome: &Outcome) -> Result<(), String> {
@@ -131,6 +129,7 @@ impl Reconciler {
         }
         self.apply_with_backends(&BTreeSet::new())?;
         if self.restart_reason(context).is_none() {
+            self.undo_manual_changes()?;
             self.desired.mark_accepted(&publication.desired);
             return Ok(Some(RestartOutcome::InSync));
         }

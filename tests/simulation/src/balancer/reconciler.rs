@@ -165,7 +165,7 @@ impl Reconciler {
         Ok(changes + self.undo_manual_changes()?)
     }
 
-    fn undo_manual_changes(&mut self) -> Result<usize, String> {
+    pub(super) fn undo_manual_changes(&mut self) -> Result<usize, String> {
         self.control.undo_manual_changes(&self.desired, &self.fingerprints).map_err(words)
     }
 
