@@ -104,7 +104,7 @@ fn every_metric_is_documented() {
 }
 
 /// Who runs the blocks below a heading: a test's file in this folder or in a crate, or else why there is no command.
-const BLOCKS: [(&str, &[(&str, &str)]); 41] = [
+const BLOCKS: [(&str, &[(&str, &str)]); 42] = [
     (
         "README.md",
         &[
@@ -221,6 +221,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 41] = [
     ("docs/internals/handover.md", &[]),
     ("docs/internals/haproxy-facts.md", &[]),
     ("docs/internals/performance.md", &[]),
+    ("docs/internals/proof.md", &[]),
     ("docs/internals/simulation.md", &[("The seeded simulation", "they run tests")]),
     ("docs/internals/state-dir.md", &[]),
     ("docs/internals/testing.md", &[("Tests", "they run tests")]),

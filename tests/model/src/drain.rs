@@ -37,7 +37,7 @@ pub struct Balancer {
     count: Option<Counting>,
     /// The host is gone for good.
     is_retired: bool,
-    /// Somebody changed HAProxy by hand, so that nothing is promised until confgen has found out.
+    /// Somebody has enabled the server by hand, so that no request is promised anything here.
     is_tampered: bool,
     /// The record in the store, the one that confgen believes to be there, and one on its way that confgen has given up on.
     record: Id,
@@ -167,7 +167,9 @@ pub struct Size {
     pub faults: u8,
     /// Requests of clients.
     pub requests: u8,
-    /// Faults of the store and of the announcer's writes too.
+    /// Faults of balancers, HAProxy and confgen.
+    pub host_faults: bool,
+    /// Faults of the store and of the announcer's writes.
     pub store_faults: bool,
 }
 /// The steps of a fault-free run in their order. Time is last, so that nothing that a program can do waits for it.
@@ -222,7 +224,7 @@ impl Model for Drain {
         if state.faults == 0 || state.announcer.life == Life::Done {
             return;
         }
-        for node in self.nodes() {
+        for node in self.nodes().filter(|_| self.size.host_faults) {
             steps.extend([
                 Step::Restart(node),
                 Step::Crash(node),

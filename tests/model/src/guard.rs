@@ -87,7 +87,8 @@ pub enum Step {
 
 /// The model with its production objects.
 pub struct Guard {
-    is_large: bool,
+    faults: u8,
+    steps_left: u8,
     bug: Option<Bug>,
     names: Vec<(ServiceId, UpstreamId)>,
     etcds: Pool<Etcd>,
@@ -123,14 +124,24 @@ fn address(index: u8) -> &'static str {
 }
 
 impl Guard {
-    /// The model, with one seeded bug or none.
-    pub fn new(is_large: bool, bug: Option<Bug>) -> Self {
+    /// The model with this many faults and steps of announcers and operators, and one seeded bug or none.
+    pub fn new(faults: u8, steps_left: u8, bug: Option<Bug>) -> Self {
         let names = (0..4).filter_map(|index| match key(index).parse() {
             Ok(Key::Upstream { service, id, .. }) => Some((service, id)),
             _ => None,
         });
         let (etcds, brains, steps, looks) = Default::default();
-        Self { is_large, bug, names: names.collect(), etcds, brains, steps, looks, good: Continuation::default() }
+        Self {
+            faults,
+            steps_left,
+            bug,
+            names: names.collect(),
+            etcds,
+            brains,
+            steps,
+            looks,
+            good: Continuation::default(),
+        }
     }
 
     fn has(&self, bug: Bug) -> bool {
@@ -425,7 +436,7 @@ impl Model for Guard {
             store.put(&key(index), address(index), i64::from(index) + 1);
         }
         let (etcd, brain) = (self.etcds.put(store), self.brains.put(Brain::default()));
-        let (faults, steps) = if self.is_large { (2, 3) } else { (1, 2) };
+        let (faults, steps) = (self.faults, self.steps_left);
         let gone = [Gone::No; 4];
         let state = State {
             etcd,

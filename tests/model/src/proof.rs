@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::claims::Claims;
-use crate::drain::{self, Drain};
+use crate::drain::{Drain, Size};
 use crate::guard::Guard;
 use crate::slots::Slots;
 
@@ -46,6 +46,8 @@ pub enum Bug {
     NewerClaim,
     /// The fence counts from etcd's answer, and not from the request.
     FenceByAnswer,
+    /// A copy starts its app although its lease may have ended.
+    StartLate,
     /// A slot that another copy holds counts as free.
     TakeTaken,
 }
@@ -69,6 +71,7 @@ impl Bug {
             Self::RetainMoved => "A moved address is retained",
             Self::NewerClaim => "A claim goes to the newer key",
             Self::FenceByAnswer => "The fence counts from the answer, not from the request",
+            Self::StartLate => "A copy starts its app although its lease may have ended",
             Self::TakeTaken => "A copy takes a slot that another one holds",
         }
     }
@@ -219,21 +222,20 @@ pub fn check_product(model: &'static str, depth: Depth) -> Outcome {
     let large = depth == Depth::Proof;
     match model {
         "claims" => search(model, None, Claims::new(large, None)),
-        "guard" => search(model, None, Guard::new(large, None)),
+        "guard" => search(model, None, Guard::new(1, if large { 2 } else { 1 }, None)),
         "slots" => search(model, None, Slots::new(large, None)),
         "drain, 2 balancers" => {
-            let size = drain::Size { balancers: 2, faults: 1, requests: u8::from(large), store_faults: large };
-            search(model, None, Drain::new(size, None))
+            search(model, None, Drain::new(Size { balancers: 2, store_faults: large, ..SMALL }, None))
         }
-        _ => {
-            let faults = if large { 2 } else { 1 };
-            search(model, None, Drain::new(drain::Size { balancers: 1, faults, requests: 1, store_faults: true }, None))
-        }
+        _ => search(model, None, Drain::new(Size { requests: u8::from(large), ..SMALL }, None)),
     }
 }
 
+/// One balancer, one fault, no client.
+const SMALL: Size = Size { balancers: 1, faults: 1, requests: 0, host_faults: true, store_faults: true };
+
 /// The bugs, each in its model.
-pub const BUGS: [Bug; 16] = [
+pub const BUGS: [Bug; 17] = [
     Bug::SkipFile,
     Bug::SkipKeepAliveWait,
     Bug::ForgetOldProcesses,
@@ -249,30 +251,29 @@ pub const BUGS: [Bug; 16] = [
     Bug::RetainMoved,
     Bug::NewerClaim,
     Bug::FenceByAnswer,
+    Bug::StartLate,
     Bug::TakeTaken,
 ];
 
 /// The run of a seeded bug.
 pub fn check_bug(bug: Bug) -> Outcome {
-    let faults = if matches!(bug, Bug::LateByLease) { 2 } else { 1 };
-    let requests = u8::from(matches!(bug, Bug::SkipKeepAliveWait | Bug::ForgetOldProcesses));
-    let size = drain::Size { balancers: 1, faults, requests, store_faults: true };
     let some = Some(bug);
+    let drain = |size| search("drain, 1 balancer", some, Drain::new(size, some));
     match bug {
+        Bug::SkipKeepAliveWait | Bug::ForgetOldProcesses => drain(Size { requests: 1, store_faults: false, ..SMALL }),
+        // A lost lease has the record written again, and that write is delayed.
+        Bug::LateByLease => drain(Size { faults: 2, host_faults: false, ..SMALL }),
         Bug::SkipFile
-        | Bug::SkipKeepAliveWait
-        | Bug::ForgetOldProcesses
         | Bug::AcceptOtherCluster
         | Bug::AcceptEarlier
         | Bug::CountGoneBalancer
-        | Bug::LateByLease
         | Bug::SkipRecheck
-        | Bug::RecordByLease => search("drain, 1 balancer", some, Drain::new(size, some)),
-        // This one needs a wipe and a restart: two faults.
-        Bug::ForgetHeld => search("guard", some, Guard::new(true, some)),
-        Bug::RevokeFirst | Bug::ExpiryForDeletion | Bug::RetainMoved => search("guard", some, Guard::new(false, some)),
+        | Bug::RecordByLease => drain(SMALL),
+        // A wipe and a restart.
+        Bug::ForgetHeld => search("guard", some, Guard::new(2, 3, some)),
+        Bug::RevokeFirst | Bug::ExpiryForDeletion | Bug::RetainMoved => search("guard", some, Guard::new(1, 2, some)),
         Bug::NewerClaim => search("claims", some, Claims::new(false, some)),
-        Bug::FenceByAnswer | Bug::TakeTaken => search("slots", some, Slots::new(false, some)),
+        Bug::FenceByAnswer | Bug::StartLate | Bug::TakeTaken => search("slots", some, Slots::new(false, some)),
     }
 }
 

@@ -208,9 +208,11 @@ impl Slots {
 
     /// True if the fence says that the app must be killed by now.
     fn is_fence_passed(it: &Copy) -> bool {
-        let now = *BASE;
-        let requested = it.lease.map(|_| now - STEP * u32::from(it.renewed));
-        it.run == Run::Live && (it.lease != it.held || is_due(copy::kill_time(requested, TTL), now))
+        it.run == Run::Live && (it.lease != it.held || is_due(Self::kill_time(it), *BASE))
+    }
+
+    fn kill_time(it: &Copy) -> Option<Instant> {
+        copy::kill_time(it.lease.map(|_| *BASE - STEP * u32::from(it.renewed)), TTL)
     }
 
     fn find_event(&self, it: &Copy, node: u8) -> Option<CopyEvent> {
@@ -220,10 +222,14 @@ impl Slots {
         let found = self.events.get_or((it.life, it.view, it.lease, node), || {
             copy::find_event(it.life, &self.views.get(it.view).view, &self.us(it.lease, node))
         });
-        found.map(|event| match event {
+        let event = found.map(|event| match event {
             CopyEvent::SlotLost if it.life.runs_app() => CopyEvent::FencePassed,
             event => event,
-        })
+        })?;
+        if self.bug == Some(Bug::StartLate) {
+            return Some(event);
+        }
+        copy::check_start(it.life, event, Self::kill_time(it), *BASE)
     }
 
     fn advance(&self, state: &mut State, node: u8, event: CopyEvent) -> Option<()> {

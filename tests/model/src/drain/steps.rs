@@ -182,7 +182,6 @@ impl Drain {
                 if let Some(count) = &mut it.count {
                     count.before_drain = true;
                 }
-                it.is_tampered &= it.running.a != wanted;
             }
             Step::Observe(_) => {
                 let is_drift = it.is_tampered && it.believed != it.running.a;
