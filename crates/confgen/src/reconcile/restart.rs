@@ -91,3 +91,81 @@ impl Reconciler {
         services
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use clap::Parser;
+    use discovery::{Entry, Snapshot};
+    use haproxy::runtime::{Answer, Socket};
+    use haproxy::supervisor::Control;
+
+    use super::*;
+    use crate::cli::Cli;
+    use crate::runtime::HaproxyControl;
+    use crate::store::StoreUpdate;
+    use crate::test_support::TempFiles;
+
+    /// A HAProxy of this generation, whose only server a command has left unchecked. It notes the changes that it gets.
+    #[derive(Debug)]
+    struct Unchecked {
+        generation: String,
+        changes: Mutex<Vec<String>>,
+    }
+
+    impl Answer for Unchecked {
+        fn answer(&self, line: &str) -> io::Result<Vec<u8>> {
+            let path = |name: &str| format!("/s/{}/{name}.map", self.generation);
+            let answer = match line {
+                "show env CONFGEN_GEN" => format!("CONFGEN_GEN={}\n", self.generation),
+                "show info" => {
+                    "Version: 2.6.12\nPid: 7\nUptime_sec: 1\nHard_maxconn: 500\nCurrConns: 0\nListeners: 1\n\
+                                Stopping: 0\n"
+                        .to_owned()
+                }
+                "show map" => ["hosts", "paths"].map(|name| format!("1 ({}) pattern\n", path(name))).concat(),
+                "show servers state" => {
+                    "1\n# be_id …\n5 http-a 1 1 10.0.0.1 2 0 100 100 16 8 2 0 2 0 0 0 - 80 - 0 0 - - 0\n".to_owned()
+                }
+                "show stat -1 7 -1" => "# pxname,svname,type\n".to_owned(),
+                _ if line == format!("show map {}", path("hosts")) => "0x1 a.com a.com\n".to_owned(),
+                _ if line == format!("show map {}", path("paths")) => "0x1 a.com/ http-a\n".to_owned(),
+                change => {
+                    self.changes.lock().unwrap().push(change.to_owned());
+                    String::new()
+                }
+            };
+            Ok(format!("{answer}\n").into_bytes())
+        }
+    }
+
+    #[test]
+    fn a_restart_that_is_not_needed_leaves_no_check_turned_off() {
+        let place = TempFiles::with_folders(&["state"]);
+        let mut options = Cli::parse_from(["confgen"]).common.options;
+        (options.state_dir, options.haproxy_cfg) = (place.path("state"), place.path("haproxy.cfg"));
+        let mut reconciler = Reconciler::open_read_only(options).unwrap();
+        let entry = |key: &str, value: &str| Entry {
+            key: key.to_owned(),
+            value: value.into(),
+            create_revision: 2,
+            mod_revision: 2,
+            lease: 0,
+        };
+        let entries =
+            vec![entry("http-services/a/domain", "a.com"), entry("http-services/a/upstreams/1", "10.0.0.1:80")];
+        let snapshot = Snapshot { cluster: 1, revision: 2, raft_term: 2, entries };
+        reconciler.update_desired(&StoreUpdate::from_snapshot(&snapshot)).unwrap();
+        let publication = reconciler.publication();
+        publication.state_dir.write_maps(&publication.render_config().unwrap()).unwrap();
+        let generation = publication.generation.id.clone();
+        let haproxy = Arc::new(Unchecked { generation, changes: Mutex::default() });
+        let (socket, control) = (Socket::of_model(haproxy.clone()), Control::new("true".parse().unwrap(), None));
+        reconciler.haproxy = HaproxyControl::new(socket, control, place.path("restarting"));
+        let begun = reconciler.begin_restart(&publication, PublishOutcome::Unchanged).unwrap();
+        assert!(matches!(begun, Begun::Over(RestartOutcome::InSync)));
+        assert_eq!(*haproxy.changes.lock().unwrap(), ["enable health http-a/1"]);
+    }
+}

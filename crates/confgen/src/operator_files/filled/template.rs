@@ -1,8 +1,10 @@
 //! A file of the operator's in which confgen writes the servers of some sections. Pure: no I/O, no clock.
 //!
-//!     backend mine
-//!         # discover shop: server <id> <address> check inter 2000
-//!         server shop-1 10.0.0.1:8000 check inter 2000
+//! ```text
+//! backend mine
+//!     # discover shop: server <id> <address> check inter 2000
+//!     server shop-1 10.0.0.1:8000 check inter 2000
+//! ```
 //!
 //! The comment has the pattern. The unbroken block of `server` lines right below it is confgen's. Every other byte stays.
 
