@@ -58,7 +58,7 @@ fn one_is_down_by_itself_and_only_what_changes_is_written() {
     write(&mut group);
     set(&mut group, Some(lease()), [READY, Want::Present(UpstreamState::Down)]);
     let down = r#"{"address":"10.0.0.2:80","state":"down"}"#;
-    let txn = Txn::new().only_if(Condition::LeaseIs(B.into(), lease())).put(B, down, Some(lease())).or_get(B);
+    let txn = Txn::new().only_if(Condition::ModRevisionIs(B.into(), 5)).put(B, down, Some(lease())).or_get(B);
     assert_eq!(write(&mut group).draft.txn, txn);
     assert!(group.is_complete());
 }
@@ -214,10 +214,10 @@ fn what_is_deleted_is_left_alone() {
     write(&mut group);
     set(&mut group, Some(lease()), [Want::Absent; 2]);
     let txn = Txn::new()
-        .only_if(Condition::LeaseIs(A.into(), lease()))
+        .only_if(Condition::ModRevisionIs(A.into(), 5))
         .delete(A)
         .or_get(A)
-        .only_if(Condition::LeaseIs(B.into(), lease()))
+        .only_if(Condition::ModRevisionIs(B.into(), 5))
         .delete(B)
         .or_get(B);
     assert_eq!(write(&mut group).draft.txn, txn);
