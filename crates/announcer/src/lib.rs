@@ -62,7 +62,7 @@ pub mod decisions {
         pub use crate::slots::fence::{check_start, guard_time, kill_time};
         pub use crate::slots::state::{Action, Event, State, step};
         pub use crate::slots::view::{SeenSlot, View};
-        pub use crate::slots::write::{Facts, plan_opening, plan_repair};
+        pub use crate::slots::write::{Facts, find_given_up, plan_opening, plan_repair};
     }
 }
 

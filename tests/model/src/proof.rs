@@ -50,6 +50,8 @@ pub enum Bug {
     StartLate,
     /// A slot that another copy holds counts as free.
     TakeTaken,
+    /// A copy doesn't know that a deletion of its slot may still come.
+    ForgetGivenUp,
 }
 
 impl Bug {
@@ -73,6 +75,7 @@ impl Bug {
             Self::FenceByAnswer => "The fence counts from the answer, not from the request",
             Self::StartLate => "A copy starts its app although its lease may have ended",
             Self::TakeTaken => "A copy takes a slot that another one holds",
+            Self::ForgetGivenUp => "A copy starts its app on a slot whose late deletion is on its way",
         }
     }
 }
@@ -235,7 +238,7 @@ pub fn check_product(model: &'static str, depth: Depth) -> Outcome {
 const SMALL: Size = Size { balancers: 1, faults: 1, requests: 0, host_faults: true, store_faults: true };
 
 /// The bugs, each in its model.
-pub const BUGS: [Bug; 17] = [
+pub const BUGS: [Bug; 18] = [
     Bug::SkipFile,
     Bug::SkipKeepAliveWait,
     Bug::ForgetOldProcesses,
@@ -253,6 +256,7 @@ pub const BUGS: [Bug; 17] = [
     Bug::FenceByAnswer,
     Bug::StartLate,
     Bug::TakeTaken,
+    Bug::ForgetGivenUp,
 ];
 
 /// The run of a seeded bug.
@@ -273,6 +277,8 @@ pub fn check_bug(bug: Bug) -> Outcome {
         Bug::ForgetHeld => search("guard", some, Guard::new(2, 3, some)),
         Bug::RevokeFirst | Bug::ExpiryForDeletion | Bug::RetainMoved => search("guard", some, Guard::new(1, 2, some)),
         Bug::NewerClaim => search("claims", some, Claims::new(false, some)),
+        // The deletion is delayed.
+        Bug::ForgetGivenUp => search("slots", some, Slots::new(true, some)),
         Bug::FenceByAnswer | Bug::StartLate | Bug::TakeTaken => search("slots", some, Slots::new(false, some)),
     }
 }

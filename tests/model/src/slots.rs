@@ -53,6 +53,8 @@ pub struct Copy {
     /// The steps since etcd last renewed the lease.
     lease_age: u8,
     late: Option<Id>,
+    /// The revision of the slot that the copy asked etcd to delete last.
+    given_up: Option<i64>,
     run: Run,
 }
 
@@ -119,8 +121,8 @@ pub struct Slots {
     etcds: Pool<Etcd>,
     views: Pool<Seen>,
     txns: Pool<Txn>,
-    plans: Memo<(Life, Id, Option<u8>, u8), Option<Plan>>,
-    events: Memo<(Life, Id, Option<u8>, u8), Option<CopyEvent>>,
+    plans: Memo<(Life, Id, Option<u8>, Option<i64>, u8), Option<Plan>>,
+    events: Memo<(Life, Id, Option<u8>, Option<i64>, u8), Option<CopyEvent>>,
     writes: Memo<(Id, Id), (Id, Option<i64>)>,
     follows: Memo<(Id, Id), Id>,
 }
@@ -135,11 +137,11 @@ impl Slots {
         Self { is_large, bug, service, etcds, views, txns, plans, events, writes, follows }
     }
 
-    fn us(&self, lease: Option<u8>, node: u8) -> Us {
+    fn us(&self, lease: Option<u8>, given_up: Option<i64>, node: u8) -> Us {
         #[expect(clippy::expect_used, reason = "constant names")]
         let id = if node == 0 { "a" } else { "b" }.parse().expect("an id");
         let lease = lease.map(|lease| LeaseId::from(i64::from(lease)));
-        Us { id, replicas: NonZeroU16::MIN, has_fence: true, lease, last_slot: None, since: NOW.parse().ok() }
+        Us { id, replicas: NonZeroU16::MIN, has_fence: true, lease, last_slot: None, given_up, since: NOW.parse().ok() }
     }
 
     fn facts(&self) -> Facts {
@@ -150,8 +152,8 @@ impl Slots {
 
     /// The next write of a copy, and the event that goes with it.
     fn plan(&self, it: &Copy, node: u8) -> Option<(Id, Option<CopyEvent>)> {
-        self.plans.get_or((it.life, it.view, it.lease, node), || {
-            let (view, us, facts) = (&self.views.get(it.view).view, self.us(it.lease, node), self.facts());
+        self.plans.get_or((it.life, it.view, it.lease, it.given_up, node), || {
+            let (view, us, facts) = (&self.views.get(it.view).view, self.us(it.lease, it.given_up, node), self.facts());
             if let Some(txn) = copy::plan_repair(it.life, view, &us, &facts) {
                 return Some((self.txns.put(txn), None));
             }
@@ -219,8 +221,8 @@ impl Slots {
         if Self::is_fence_passed(it) {
             return Some(CopyEvent::FencePassed);
         }
-        let found = self.events.get_or((it.life, it.view, it.lease, node), || {
-            copy::find_event(it.life, &self.views.get(it.view).view, &self.us(it.lease, node))
+        let found = self.events.get_or((it.life, it.view, it.lease, it.given_up, node), || {
+            copy::find_event(it.life, &self.views.get(it.view).view, &self.us(it.lease, it.given_up, node))
         });
         let event = found.map(|event| match event {
             CopyEvent::SlotLost if it.life.runs_app() => CopyEvent::FencePassed,
@@ -294,6 +296,9 @@ impl Slots {
             }
             Step::Write(_) | Step::Delay(_) => {
                 let (txn, event) = self.plan(it, node)?;
+                let us = self.us(it.lease, it.given_up, node);
+                let given_up = copy::find_given_up(it.life, &self.views.get(it.view).view, &us);
+                it.given_up = given_up.filter(|_| self.bug != Some(Bug::ForgetGivenUp)).or(it.given_up);
                 if step == Step::Delay(node) {
                     if it.late.is_some() {
                         return None;
@@ -412,6 +417,7 @@ impl Model for Slots {
             renewal: None,
             lease_age: 0,
             late: None,
+            given_up: None,
             run: Run::None,
         };
         let (faults, stops) = if self.is_large { (1, 1) } else { (0, 0) };

@@ -31,6 +31,9 @@ pub struct Us {
     pub lease: Option<LeaseId>,
     /// Slot that this copy held last.
     pub last_slot: Option<SlotNumber>,
+    /// Revision of the slot that this copy asked etcd to delete last. The deletion may still come, however late, as long as the slot
+    /// has this revision. `None` if there was none.
+    pub given_up: Option<i64>,
     /// Time when this copy took its slot. `None` before.
     pub since: Option<Timestamp>,
 }
@@ -89,8 +92,9 @@ pub fn find_event(state: State, view: &View, us: &Us) -> Option<Event> {
     if !state.wants_slot() {
         return None;
     }
-    if view.slot_of(&us.id, lease).is_some() {
-        return Some(Event::SlotOurs);
+    if let Some((_, seen, _)) = view.slot_of(&us.id, lease) {
+        // Written anew, it has another revision.
+        return (us.given_up != Some(seen.mod_revision)).then_some(Event::SlotOurs);
     }
     let is_promised = view.promised_slot(&us.id).is_some();
     match state {
@@ -211,6 +215,7 @@ mod tests {
             has_fence: false,
             lease: Some(LeaseId::from(lease)),
             last_slot: None,
+            given_up: None,
             since: None,
         }
     }
@@ -238,6 +243,16 @@ mod tests {
         assert_eq!(turn(&keys, "d", 4), Some((2, false, 350)));
         assert_eq!(turn(&keys, "c", 3), Some((2, false, 600)), "h1 has a copy, however preferred it is");
         assert_eq!(turn(&[HELD, YOUNGER, ON_H3], "d", 4), None, "no slot is free");
+    }
+
+    #[test]
+    fn a_slot_that_was_given_up_is_ours_once_it_is_written_anew() {
+        let view = view(&[HELD]);
+        assert_eq!(find_event(State::StandingBy, &view, &us("a", 1)), Some(Event::SlotOurs));
+        let doubtful = Us { given_up: Some(101), ..us("a", 1) };
+        assert_eq!(find_event(State::StandingBy, &view, &doubtful), None);
+        let earlier = Us { given_up: Some(99), ..us("a", 1) };
+        assert_eq!(find_event(State::StandingBy, &view, &earlier), Some(Event::SlotOurs));
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl<A: App> Keeper<A> {
             has_fence: options.has_fence,
             lease: None,
             last_slot: None,
+            given_up: None,
             since: None,
         };
         let facts = Facts {

@@ -59,6 +59,7 @@ fn is_handed_over(view: &View, id: &UpstreamId, lease: i64) -> bool {
         has_fence: false,
         lease: Some(LeaseId::from(lease)),
         last_slot: None,
+        given_up: None,
         since: None,
     };
     choice::find_event(State::Offering, view, &us) == Some(Event::HandedOver)

@@ -43,14 +43,24 @@ pub fn plan_repair(state: State, view: &View, us: &Us, facts: &Facts) -> Option<
     }
     let (number, seen, slot) = view.slot_of(&us.id, lease)?;
     let key = slot_key(facts, number);
-    if !state.may_hold_slot() && !state.wants_slot() {
-        return Some(Txn::new().only_if(Condition::LeaseIs(key.clone(), lease)).delete(key));
+    if find_given_up(state, view, us).is_some() {
+        // A deletion that comes late must not take the slot from a later run of this copy.
+        return Some(Txn::new().only_if(Condition::ModRevisionIs(key.clone(), seen.mod_revision)).delete(key));
+    }
+    if state.wants_slot() && us.given_up == Some(seen.mod_revision) {
+        return Some(rewrite_slot(&key, seen, slot));
     }
     if state == State::Offering && !us.has_fence && !slot.leaving {
         let offered = Slot { leaving: true, successor: None, ..slot.clone() };
         return Some(rewrite_slot(&key, seen, &offered));
     }
     None
+}
+
+/// Revision of this copy's slot, if the state neither holds nor wants one. [`plan_repair`] deletes it.
+pub fn find_given_up(state: State, view: &View, us: &Us) -> Option<i64> {
+    let lease = us.lease.filter(|_| !state.may_hold_slot() && !state.wants_slot())?;
+    view.slot_of(&us.id, lease).map(|(_, seen, _)| seen.mod_revision)
 }
 
 /// True if another announcer has this copy's id.
@@ -140,6 +150,7 @@ mod tests {
             has_fence: false,
             lease: Some(lease()),
             last_slot: None,
+            given_up: None,
             since: None,
         }
     }
@@ -180,7 +191,7 @@ mod tests {
     #[test]
     fn a_slot_that_the_state_does_not_want_is_given_up() {
         let held = [("slots/1", r#"{"id":"a"}"#, 1)];
-        let deleted = Some(Txn::new().only_if(Condition::LeaseIs(SLOT.into(), lease())).delete(SLOT));
+        let deleted = Some(Txn::new().only_if(Condition::ModRevisionIs(SLOT.into(), 101)).delete(SLOT));
         for state in [State::Yielding, State::Fencing] {
             assert_eq!(repair(state, &held), deleted, "{state:?}");
         }
@@ -189,6 +200,11 @@ mod tests {
         }
         let standing = [("slots/1", r#"{"id":"a"}"#, 1), ("standby/a", VALUE, 1)];
         assert_eq!(repair(State::StandingBy, &standing), None, "it is ours by now");
+        let doubtful = Us { given_up: find_given_up(State::Yielding, &view(&held), &us()), ..us() };
+        let anew =
+            Txn::new().only_if(Condition::ModRevisionIs(SLOT.into(), 101)).put(SLOT, r#"{"id":"a"}"#, Some(lease()));
+        assert_eq!(plan_repair(State::StandingBy, &view(&standing), &doubtful, &facts()), Some(anew));
+        assert_eq!(find_given_up(State::Holding, &view(&held), &us()), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl<A: App> Keeper<A> {
             return None;
         }
         if let Some(txn) = write::plan_repair(self.state, view, us, facts) {
+            us.given_up = write::find_given_up(self.state, view, us).or(us.given_up);
             self.start_write(txn);
             return None;
         }
