@@ -355,6 +355,9 @@ impl RegistrarTask {
     }
 
     async fn finish_observations(&mut self, sequence: u64, pause: Option<Duration>) -> Option<Duration> {
+        if pause.is_none() {
+            self.publish_later_revision();
+        }
         pause?;
         // Before the next round: `/ready` must not claim a record that is gone.
         self.publish_current(sequence);
@@ -375,6 +378,19 @@ impl RegistrarTask {
         let (written, statuses) = (self.collect_written(), self.records.record_statuses());
         self.progress.send_modify(|progress| {
             *progress = Progress { sequence, is_done: false, written, statuses, failure: progress.failure.clone() };
+        });
+    }
+
+    /// Publishes the revision of a write that was carried out as wanted, and not by the last round: its answer was lost, or another
+    /// announcer with this lease wrote the same.
+    fn publish_later_revision(&self) {
+        let written = self.collect_written();
+        self.progress.send_if_modified(|progress| {
+            let is_later = written.revision > progress.written.revision;
+            if is_later {
+                progress.written = written;
+            }
+            is_later
         });
     }
 

@@ -202,11 +202,12 @@ async fn drain(client: &Client, leased: &[Leased], limit: Duration) -> bool {
     let all: Vec<&Leased> = leased.iter().collect();
     let drains = group_records(&all, |_| UpstreamState::Drain).into_iter().map(|(lease, state, records)| async move {
         match write_state(client, lease, records, state).await {
-            Ok(written) if written.unwritten_count > 0 => {
+            Ok((_, written)) if written.unwritten_count > 0 => {
                 tracing::warn!(records = written.unwritten_count, "can't write `drain` for all records");
                 false
             }
-            Ok(written) => await_acknowledgement(client, || written.clone(), limit).await,
+            // The agent may write `drain` too, at a later revision.
+            Ok((registrar, _)) => await_acknowledgement(client, || registrar.latest_written(), limit).await,
             Err(error) => {
                 tracing::warn!(%error, "can't write `drain`, stopping without it");
                 false
@@ -242,19 +243,20 @@ fn group_records(
     groups
 }
 
-/// Writes a state under the agent's lease, which the agent goes on renewing.
+/// Writes a state under the agent's lease, which the agent goes on renewing. The registrar follows the records as long as it is kept.
 async fn write_state(
     client: &Client,
     lease: LeaseId,
     records: Vec<Arc<Record>>,
     state: UpstreamState,
-) -> Result<Written, StoreError> {
+) -> Result<(Registrar, Written), StoreError> {
     // Nothing is reported to anyone here.
-    let (messages, _ignored) = mpsc::channel(1);
-    let registrar = Registrar::start_for_host(Lease::of_agent(client.clone(), lease), messages);
+    let (messages, _) = mpsc::channel(1);
+    let registrar = Registrar::start(Lease::of_agent(client.clone(), lease), records.len(), messages);
     let want = Want::IfPresent(state);
     registrar.set_wants(records.into_iter().map(|record| (record, want)).collect());
-    registrar.set_all_and_wait(want, Instant::now() + DRAIN_WRITE_LIMIT).await
+    let written = registrar.set_all_and_wait(want, Instant::now() + DRAIN_WRITE_LIMIT).await?;
+    Ok((registrar, written))
 }
 
 /// Stops one container. Returns the exit status.
