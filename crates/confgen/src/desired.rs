@@ -138,8 +138,10 @@ struct ServiceState {
     rejection: Option<String>,
     /// HAProxy also rejects the last accepted form with the present servers.
     servers_rejected: bool,
-    /// The form in the last file that HAProxy accepted.
+    /// The form that HAProxy ran last, or the one in the last file that it accepted.
     last_accepted: Option<Arc<DesiredService>>,
+    /// The form in the last file that HAProxy accepted. HAProxy runs some forms with which it would reject the file.
+    last_in_file: Option<Arc<DesiredService>>,
 }
 
 impl DesiredState {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use discovery::ServiceId;
 
 use super::pairs::is_same;
-use super::{DesiredService, DesiredState};
+use super::{DesiredService, DesiredState, ServiceState};
 
 impl DesiredState {
     /// Rejects services, each with HAProxy's reason. A rejected service goes back to the form that HAProxy accepted last, or out,
@@ -21,6 +21,7 @@ impl DesiredState {
                     // A second rejection is about the last accepted form with the servers of now.
                     now.servers_rejected |= then.rejection.is_some();
                     now.rejection = Some(reason.clone());
+                    now.forget_refused_form(then.desired.as_ref());
                 }
             });
         }
@@ -37,7 +38,8 @@ impl DesiredState {
         }
     }
 
-    /// Notes that HAProxy runs these services in their desired form, and so accepted a file with them.
+    /// Notes that HAProxy runs these services in their desired form. It may have taken them while it ran, so it may still reject a
+    /// file with them.
     pub fn mark_running<'a>(&mut self, services: impl Iterator<Item = &'a ServiceId>) {
         for id in services {
             let form = self.services.get(id).and_then(|it| it.desired.clone());
@@ -53,6 +55,10 @@ impl DesiredState {
         for id in ids {
             if let Some(then) = file.services.get(&id) {
                 self.set_accepted(&id, then.desired.clone());
+                let is_new = |it: &ServiceState| !is_same(it.last_in_file.as_ref(), then.desired.as_ref());
+                if self.services.get(&id).is_some_and(is_new) {
+                    self.services.update(&id, |it| it.last_in_file.clone_from(&then.desired));
+                }
             }
         }
     }
@@ -78,5 +84,18 @@ impl DesiredState {
     /// HAProxy's reason against the service. `None` if HAProxy did not reject it.
     pub fn rejection(&self, id: &ServiceId) -> Option<&str> {
         self.services.get(id)?.rejection.as_deref()
+    }
+}
+
+impl ServiceState {
+    /// Takes back what counts as good of a form that HAProxy rejects in a file. Otherwise the service would go back to just this form,
+    /// HAProxy would reject the file for ever, and no other service would reach it.
+    fn forget_refused_form(&mut self, refused: Option<&Arc<DesiredService>>) {
+        if self.last_in_file.as_ref() == refused {
+            self.last_in_file = None;
+        }
+        if self.last_accepted.as_ref() == refused {
+            self.last_accepted = self.last_in_file.clone();
+        }
     }
 }

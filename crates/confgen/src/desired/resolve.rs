@@ -46,14 +46,15 @@ impl DesiredState {
         let input = Arc::new(service_input::read_input(id, source, good, &self.policy));
         let is_renamed = before.is_none_or(|before| !before.input.has_same_claims(&input));
         self.removals.extend(before.iter().flat_map(|before| find_removals(id, before, source, &input)));
-        let (desired, last_accepted) =
-            before.map(|it| (it.desired.clone(), it.last_accepted.clone())).unwrap_or_default();
+        let (desired, last_accepted, last_in_file) = before
+            .map(|it| (it.desired.clone(), it.last_accepted.clone(), it.last_in_file.clone()))
+            .unwrap_or_default();
         // HAProxy rejected exactly these keys. Changed keys get another chance.
         let same = before.filter(|before| before.source == *source);
         let (rejection, servers_rejected) =
             same.map(|it| (it.rejection.clone(), it.servers_rejected)).unwrap_or_default();
         let source = Arc::clone(source);
-        let state = ServiceState { source, input, desired, rejection, servers_rejected, last_accepted };
+        let state = ServiceState { source, input, desired, rejection, servers_rejected, last_accepted, last_in_file };
         self.services.insert(id, state);
         is_renamed
     }

@@ -97,9 +97,10 @@ impl ServiceState {
         !self.input.refusals.is_empty() || self.rejection.is_some() || self.servers_rejected || self.lacks_hsts()
     }
 
-    /// True if the desired form is the very one in the last file that HAProxy accepted.
+    /// True if HAProxy runs the very desired form, and accepted the last file with it.
     fn is_accepted_form(&self) -> bool {
-        is_same(self.desired.as_ref(), self.last_accepted.as_ref())
+        let accepted = [&self.last_accepted, &self.last_in_file];
+        accepted.into_iter().all(|form| is_same(self.desired.as_ref(), form.as_ref()))
     }
 }
 
@@ -176,6 +177,8 @@ mod tests {
                         for (id, then) in earlier.services.iter() {
                             let now = desired.services.get(id).map(|now| now.last_accepted.as_ref());
                             prop_assert!(now.is_none_or(|accepted| is_same(accepted, then.desired.as_ref())), "{id}");
+                            let now = desired.services.get(id).map(|now| now.last_in_file.as_ref());
+                            prop_assert!(now.is_none_or(|in_file| is_same(in_file, then.desired.as_ref())), "{id}");
                         }
                     }
                 }

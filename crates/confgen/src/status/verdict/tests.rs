@@ -298,8 +298,9 @@ fn a_service_that_is_not_taken_gets_none() {
     assert_eq!(verdict.words().unwrap(), "HAProxy refuses the service: unknown keyword");
     // Its last accepted form serves.
     let mut serves = scene(&format!("{DOMAIN}{A}"));
+    serves.desired.mark_accepted(&serves.desired.clone());
+    serves.desired.update_services(&topology(&format!("{DOMAIN}http-services/shop/url_reg ^/x\n{A}")), &Changed::All);
     let then = serves.desired.clone();
-    serves.desired.mark_accepted(&then);
     serves.desired.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
     serves.assert("a", Some(true), "ok service_refused");
     serves.rows(vec![web("OPEN"), server("a", "DOWN"), backend(0)]).assert("a", Some(false), "check service_refused");
