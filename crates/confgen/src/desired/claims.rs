@@ -1,9 +1,9 @@
 //! Claims: one host + path, or one port, belongs to one service. Pure.
 //!
 //! The owner of a claim keeps it as long as the key that claims it lives. A key that was deleted and written again is a new one: a
-//! balancer that saw only the second state of the store must decide as one that saw both. A claim without an owner goes to the key with the lower create revision;
-//! if one transaction wrote both keys, to the service with the name that sorts first. A service that passes TLS through claims whole hosts:
-//! it gets a host alone, or leaves the host to the services that claim paths of it.
+//! balancer that saw only the second state of the store must decide as one that saw both. A claim without an owner goes to the key
+//! with the lower create revision; if one transaction wrote both keys, to the service with the name that sorts first. A service that
+//! passes TLS through claims whole hosts: it gets a host alone, or leaves the host to the services that claim paths of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -397,35 +397,63 @@ fn a_change_costs_its_own_service_alone() {
     assert!(settled.service(&http("a")).is_none());
 }
 
+#[test]
+fn a_key_that_was_deleted_and_written_again_claims_anew() {
+    let entry = |service: &str, create_revision, mod_revision| {
+        let key = format!("http-services/{service}/domain");
+        Entry { key, value: "a.com".into(), create_revision, mod_revision, lease: 0 }
+    };
+    let owner = |settled: &DesiredState| {
+        let services = settled.services().filter(|(_, it)| !it.routes.is_empty());
+        services.map(|(id, _)| id.to_string()).collect::<Vec<_>>()
+    };
+    let before = Topology::from_entries(&[entry("a", 1, 1), entry("b", 2, 2)]);
+    let mut settled = settle(&before, &LastKnownGood::default(), &Policy::default());
+    assert_eq!(owner(&settled), ["http-a"]);
+    // A balancer that saw the deletion gave the host to b, and one that saw only what came of it must too.
+    let written_again = Topology::from_entries(&[entry("a", 4, 4), entry("b", 2, 2)]);
+    settled.update_services(&written_again, &Changed::Services([http("a")].into()));
+    assert_eq!(owner(&settled), ["http-b"]);
+    // A key that was only changed keeps what it has.
+    let mut settled = settle(&before, &LastKnownGood::default(), &Policy::default());
+    settled.update_services(&Topology::from_entries(&[entry("a", 1, 4), entry("b", 2, 2)]), &Changed::All);
+    assert_eq!(owner(&settled), ["http-a"]);
+}
+
 proptest! {
-    /// In every order of changes, keeping the decisions of earlier steps changes no later decision.
+    /// In every order of changes, a confgen that keeps the decisions of earlier steps decides as one that was started anew.
     #[test]
     fn step_by_step_comes_to_the_same_as_at_once(
-        steps in prop::collection::vec((0..5_usize, 0..6_usize, 0..8_usize), 1..30),
+        steps in prop::collection::vec((0..5_usize, 0..6_usize, 0..8_usize, any::<bool>()), 1..30),
     ) {
         let keys = ["domain", "path", "tls", "hsts", "upstreams/1", "ports"];
         let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80", "passthrough", "3306 3307", "3307"];
-        let mut store = Topology::default();
+        let (mut store, mut created) = (Topology::default(), BTreeMap::new());
         let mut settled = DesiredState::from_last_known_good(LastKnownGood::default());
-        for (step, (service, key, value)) in steps.into_iter().enumerate() {
+        for (step, (service, key, value, is_new)) in steps.into_iter().enumerate() {
             let kind = if service >= 3 { Kind::Tcp } else { Kind::Http };
             let id = ServiceId { kind, name: format!("s{service}").parse().unwrap() };
             let key = format!("{}{}", id.folder_path(), keys[key]);
             let revision = i64::try_from(step).unwrap() + 1;
             let value = values[value].into();
-            // Every fifth step deletes the key.
+            // Every fifth step deletes the key. A new key was deleted and written again, and confgen sees only the second.
             let change = if step % 5 == 4 {
+                created.remove(&key);
                 discovery::Change::Delete { key, revision, previous: None }
             } else {
-                discovery::Change::Put(Entry { key, value, create_revision: revision, mod_revision: revision, lease: 0 })
+                let create_revision = *created.get(&key).filter(|_| !is_new).unwrap_or(&revision);
+                created.insert(key.clone(), create_revision);
+                discovery::Change::Put(Entry { key, value, create_revision, mod_revision: revision, lease: 0 })
             };
-            let before = settled.to_last_known_good();
+            let mut at_once = DesiredState::from_last_known_good(settled.to_last_known_good());
+            at_once.assume_topology(&store);
             store.apply_change(&change);
             let mut changed = Changed::no_services();
             changed.add_service(id);
             let touched = settled.update_services(&store, &changed);
             settled.drop_removed();
-            let at_once = settle(&store, &before, &Policy::default());
+            at_once.update_services(&store, &Changed::All);
+            at_once.drop_removed();
             prop_assert!(settled.services().eq(at_once.services()), "{touched:?}");
             prop_assert_eq!(settled.quarantined_keys(), at_once.quarantined_keys());
             prop_assert_eq!(settled.to_last_known_good(), at_once.to_last_known_good());
@@ -458,6 +486,32 @@ fn a_service_that_haproxy_refuses_goes_back_to_its_last_good_form() {
     settled.update_services(&better, &Changed::All);
     assert_eq!(settled.reject_services(&culprits, &judged), BTreeSet::new());
     assert!(settled.quarantined_keys().is_empty() && settled.service(&http("c")).is_some());
+}
+
+#[test]
+fn a_form_that_runs_and_that_no_file_may_have_is_no_way_back() {
+    let lines = "http-services/a/domain a.com\n http-services/b/domain b.com";
+    let with = |upstream: &str| topology(&format!("{lines}\n http-services/a/upstreams/1 {upstream}"));
+    let is_served = |settled: &DesiredState| {
+        let servers = &service(settled, "a").servers;
+        servers.iter().map(|it| it.address.to_string()).collect::<Vec<_>>()
+    };
+    let mut settled = settle(&with("10.0.0.1:80"), &LastKnownGood::default(), &Policy::default());
+    settled.mark_accepted(&settled.clone());
+    // HAProxy takes the next one while it runs, and rejects the file with it.
+    settled.update_services(&with("10.0.0.2:80"), &Changed::All);
+    settled.mark_running([http("a")].iter());
+    let culprits: BTreeMap<ServiceId, String> = [(http("a"), "bad".to_owned())].into();
+    let judged = settled.clone();
+    settled.reject_services(&culprits, &judged);
+    assert_eq!(is_served(&settled), ["10.0.0.2:80"], "the form in the last good file has the servers of now");
+    let judged = settled.clone();
+    assert_eq!(settled.reject_services(&culprits, &judged), [http("a")].into());
+    assert_eq!(is_served(&settled), ["10.0.0.1:80"], "the servers are to blame");
+    // A service that no file may have in any form is left out, so that the others reach the file.
+    let judged = settled.clone();
+    assert_eq!(settled.reject_services(&culprits, &judged), [http("a")].into());
+    assert!(settled.service(&http("a")).is_none() && settled.service(&http("b")).is_some());
 }
 
 #[test]

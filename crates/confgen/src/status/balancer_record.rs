@@ -317,6 +317,23 @@ mod tests {
     }
 
     #[test]
+    fn an_older_record_that_reached_etcd_late_is_not_the_wanted_one() {
+        let record = |seen| {
+            let status = Status { seen: at(seen), ..Status::default() };
+            ShortQuarantine::default().wanted_record(&status).value
+        };
+        let stored = |seen, lease| {
+            let (key, value) = ("balancers/lb1".to_owned(), record(seen).to_string().into_bytes());
+            Entry { key, value, create_revision: 1, mod_revision: 9, lease }
+        };
+        let is_ours = |entry: Entry| is_stored(Some(&entry), &record(9), 1);
+        assert!(is_ours(stored(9, 1)));
+        assert!(!is_ours(stored(8, 1)), "an older one of ours");
+        assert!(!is_ours(stored(9, 2)), "the same under another lease, which ends");
+        assert!(!is_stored(None, &record(9), 1));
+    }
+
+    #[test]
     fn a_list_that_is_cut_says_so() {
         let many = (0..5000).map(|n| (format!("http-services/x/overrides/n{n:04}"), "why".to_owned()));
         let standing = ReconcileStatus { quarantined: Arc::new(many.collect()), ..ReconcileStatus::default() };

@@ -28,6 +28,8 @@ pub struct PendingClaims {
     ports: BTreeSet<u16>,
     /// Running sections that get requests by a port or a line of the file, which only a restart changes.
     answering: BTreeSet<String>,
+    /// The sections of these services that HAProxy doesn't have. After a restart by hand, a route may still lead to one.
+    missing: BTreeSet<String>,
 }
 
 impl PendingClaims {
@@ -41,6 +43,10 @@ impl PendingClaims {
             let is_pending = !running.has_section_for(id, wanted);
             pending.takes_any_host |= (is_pending && id.is_default()) || running.lacks_expression(id, wanted);
             pending.ports.extend(wanted.ports().filter(|port| !running.has_port(id, *port)));
+            let section = id.to_string();
+            if is_pending && !running.sections.contains_key(&section) {
+                pending.missing.insert(section);
+            }
             let routes = wanted.routes.iter().filter(|_| is_pending);
             pending.paths.extend(routes.map(|route| route_key(route).1));
         }
@@ -161,7 +167,11 @@ impl RuntimeState {
             return;
         }
         let Entries { hosts, paths, passthrough, .. } = entries;
-        let is_kept = |key: &String, value: &Option<String>| value.is_none() && self.pending.overlaps(key);
+        let leads_somewhere =
+            |key: &String| self.maps.paths.get(key).is_none_or(|to| !self.pending.missing.contains(to));
+        let is_kept = |key: &String, value: &Option<String>| {
+            value.is_none() && self.pending.overlaps(key) && leads_somewhere(key)
+        };
         let mut kept = Vec::new();
         paths.retain(|key, value| {
             let keeps = is_kept(key, value);
