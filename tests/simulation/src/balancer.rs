@@ -11,7 +11,7 @@ mod removals;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use confgen::decisions::Site;
+use confgen::decisions::{LastKnownGood, Site};
 
 use crate::bugs::Bug;
 use crate::clock::Clock;
@@ -80,8 +80,13 @@ impl Balancer {
     }
 
     /// Starts confgen. `clock` is now.
-    pub fn start_confgen(&mut self, clock: Clock) {
+    pub fn start_confgen(&mut self, clock: Clock, bug: Option<Bug>) {
         self.starts += 1;
+        if bug == Some(Bug::ForgetLastKnownGood)
+            && let Some((good, _)) = &mut self.disk.lock().state
+        {
+            *good = LastKnownGood::default();
+        }
         let follower = Follower::new(self.client);
         let instance = format!("{}-{}", self.node, self.starts);
         self.confgen = Some(Confgen::start(&self.haproxy, &self.disk, &self.site, follower, instance, clock));

@@ -27,11 +27,13 @@ pub enum Bug {
     AcceptEarlierAcknowledgement,
     /// Services that wait for a restart are not named.
     ForgetPending,
+    /// A confgen that starts knows neither owners nor last good values.
+    ForgetLastKnownGood,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ResumeAnyStore,
         Self::LoseChange,
         Self::ForgetOldProcesses,
@@ -44,5 +46,6 @@ impl Bug {
         Self::IgnoreLostLease,
         Self::AcceptEarlierAcknowledgement,
         Self::ForgetPending,
+        Self::ForgetLastKnownGood,
     ];
 }

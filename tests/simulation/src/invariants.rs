@@ -1,6 +1,6 @@
 //! What must hold in the world. Production's own `check_invariants` run inside of the calls, as debug assertions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use confgen::decisions::{ConfigFingerprint, DesiredService, DesiredState, HaproxyControl, Server, ServerState};
@@ -26,8 +26,7 @@ impl World {
             // Nothing of HAProxy has changed since the last look.
             if haproxy.version != haproxy.checked_version {
                 haproxy.checked_version = haproxy.version;
-                let pending = balancer.confgen.as_ref().map(|it| &it.reconciler.status.pending);
-                let found = pending.and_then(|pending| check_process(&haproxy, pending).err());
+                let found = balancer.confgen.as_ref().and_then(|_| check_process(&haproxy).err());
                 self.violations.extend(found.map(|it| format!("{node}: {it}")));
             }
         }
@@ -46,7 +45,8 @@ impl World {
         let Some(balancer) = self.balancers.get(number) else { return };
         let Some(confgen) = &balancer.confgen else { return };
         if done.iter().any(|line| line.starts_with("ends Reconciled")) && confgen.reconciler.is_current() {
-            let found = check_applied(balancer, confgen).err();
+            let owned = balancer.disk.lock().owners.check(&confgen.reconciler.desired);
+            let found = check_applied(balancer, confgen).err().into_iter().chain(owned.err());
             self.violations.extend(found.map(|it| format!("{node}: {it}")));
         }
         let found = check_retained(confgen, &self.polite_stops, &node).err();
@@ -141,15 +141,13 @@ impl World {
 }
 
 /// What holds in each process: every route leads to a backend.
-fn check_process(haproxy: &Haproxy, pending: &BTreeSet<ServiceId>) -> Result<(), String> {
+fn check_process(haproxy: &Haproxy) -> Result<(), String> {
     let Some(process) = &haproxy.running else { return Ok(()) };
     for (name, entries) in &process.maps {
         for (key, value) in entries {
             let leads = matches!(name.as_str(), "paths" | "passthrough" | "urls");
             let is_disturbed = haproxy.external != haproxy.observed_external;
-            // After a restart by hand, a route may be left of a service that waits for another restart.
-            let waits = || pending.iter().any(|id| id.to_string() == *value);
-            if leads && !is_disturbed && !waits() && !process.backends.contains_key(value) {
+            if leads && !is_disturbed && !process.backends.contains_key(value) {
                 return Err(format!("the map {name} leads {key} to {value}, which is no backend"));
             }
         }

@@ -12,6 +12,7 @@ mod etcd;
 mod follower;
 mod haproxy;
 mod invariants;
+mod owners;
 mod run;
 mod seeds;
 mod settle;

@@ -35,7 +35,7 @@ impl World {
     fn mend(&mut self) {
         self.note(|| "all faults end".to_owned());
         self.etcd.connect_all();
-        let clock = self.clock;
+        let (clock, bug) = (self.clock, self.bug);
         for balancer in &mut self.balancers {
             let mut haproxy = balancer.haproxy.lock();
             haproxy.fault = None;
@@ -43,7 +43,7 @@ impl World {
             haproxy.end_clients();
             drop(haproxy);
             if balancer.confgen.is_none() {
-                balancer.start_confgen(clock);
+                balancer.start_confgen(clock, bug);
             }
         }
     }

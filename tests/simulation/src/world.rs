@@ -71,7 +71,7 @@ impl World {
             haproxy.hides_complaints = bug == Some(Bug::IgnoreComplaints);
         }
         let clock = world.clock;
-        world.balancers.iter_mut().for_each(|balancer| balancer.start_confgen(clock));
+        world.balancers.iter_mut().for_each(|balancer| balancer.start_confgen(clock, bug));
         world
     }
 
@@ -332,7 +332,7 @@ impl World {
     }
 
     fn break_balancer(&mut self, step: Step) {
-        let (clock, count) = (self.clock, self.balancers.len());
+        let (clock, bug, count) = (self.clock, self.bug, self.balancers.len());
         let Some(balancer) = self.balancers.get_mut(usize::from(step.actor) % count) else { return };
         let node = balancer.node.clone();
         let mut haproxy = balancer.haproxy.lock();
@@ -359,7 +359,7 @@ impl World {
                 drop(haproxy);
                 match balancer.confgen.take() {
                     Some(_) => what = "killed".to_owned(),
-                    None => balancer.start_confgen(clock),
+                    None => balancer.start_confgen(clock, bug),
                 }
                 self.note(|| format!("{node}: confgen {what}"));
                 return;

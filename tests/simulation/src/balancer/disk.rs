@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use confgen::decisions::{ConfigFingerprint, GenerationFiles, LastKnownGood, PersistedStore, Rendered, StateDirError};
 
+use crate::owners::Owners;
+
 /// The files below `--state-dir`. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Disk(Arc<Mutex<Files>>);
@@ -18,6 +20,8 @@ pub struct Files {
     notes: BTreeMap<(String, String), String>,
     /// `state.json`.
     pub state: Option<(LastKnownGood, PersistedStore)>,
+    /// The owners in `state.json`, for an invariant.
+    pub owners: Owners,
     /// The leases of the balancer record.
     pub leases: Vec<i64>,
 }

@@ -11,9 +11,12 @@ use discovery::ServiceId;
 
 use super::{Context, Reconciler};
 use crate::bugs::Bug;
+use crate::owners::Owners;
 
 /// The model of `haproxy -c` rejects services whose checks ask for this path.
 const REJECTED_PATH: &str = "/refused";
+/// It rejects a file with a server of this address, although HAProxy takes such a server while it runs.
+const REJECTED_ADDRESS: &str = "10.0.0.9:80";
 
 /// The whole input of a publication.
 #[derive(Clone)]
@@ -99,7 +102,9 @@ impl Reconciler {
         let mut store = PersistedStore::from_entries(publication.desired.entries(), position)
             .with_retained_keys(RetainedKeys::clone(&publication.retained_keys));
         (store.kept, store.lost) = (publication.kept.clone(), publication.lost.clone());
-        self.disk.lock().state = Some((publication.desired.to_last_known_good(), store));
+        let mut files = self.disk.lock();
+        files.state = Some((publication.desired.to_last_known_good(), store));
+        files.owners = Owners::of(&publication.desired);
     }
 
     pub(super) fn on_published(&mut self, publication: &Publication, outcome: &Outcome) -> Result<(), String> {
@@ -164,8 +169,10 @@ impl Reconciler {
 }
 
 fn rejected_services(desired: &DesiredState) -> BTreeMap<ServiceId, String> {
-    // Only a part of the file that needs a restart is rejected: HAProxy has never run it.
-    let is_rejected = |service: &DesiredService| format!("{:?}", service.settings.check).contains(REJECTED_PATH);
+    let is_rejected = |service: &DesiredService| {
+        format!("{:?}", service.settings.check).contains(REJECTED_PATH)
+            || service.servers.iter().any(|server| server.address.to_string() == REJECTED_ADDRESS)
+    };
     let services = desired.services().filter(|(_, it)| is_rejected(it));
-    services.map(|(id, _)| (id.clone(), "the model rejects this check".to_owned())).collect()
+    services.map(|(id, _)| (id.clone(), "the model rejects it".to_owned())).collect()
 }
