@@ -132,11 +132,14 @@ test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 	    --skip container:: --skip images:: --skip lab:: --skip packages:: --skip ansible:: --skip tutorial:: --skip vagrant:: --skip ignition:: \
 	    --skip podman:: --skip quadlet:: --skip console::
 
+# The proofs have a profile of their own.
+SHIPPED = --workspace --exclude model --exclude simulation
+
 .PHONY: bench
 bench: NEEDS += h2load:nghttp2-client
 bench: deps ## Every figure of the documentation: a table, and target/bench/bench.html; BENCH="follow --rounds 41" for one
-	$(CARGO) build --release --workspace --bins
-	$(CARGO) bench --workspace --bench bench -- $(BENCH)
+	$(CARGO) build --release $(SHIPPED) --bins
+	$(CARGO) bench $(SHIPPED) --bench bench -- $(BENCH)
 
 .PHONY: check
 check: deps ## Format, lints, documentation, unused dependencies; licences and advisories where cargo-deny is installed
@@ -155,7 +158,7 @@ check: deps ## Format, lints, documentation, unused dependencies; licences and a
 .PHONY: release
 release: NEEDS = cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 release: deps ## Build what is installed
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release $(SHIPPED) --bins
 
 .PHONY: images
 images: ## Container images of what `make release` has built; TAG=latest; ENGINE=podman; HAProxy 3.4: BASE=debian:sid-slim HAPROXY_SUITE=experimental
