@@ -11,7 +11,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use crate::claims::Claims;
 use crate::drain::{Drain, Size};
 use crate::guard::Guard;
-use crate::slots::Slots;
+use crate::slots::{Bounds, Slots};
 
 /// A decision that is made wrongly on purpose: an input or a result of a production function is changed in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,7 +218,8 @@ where
 }
 
 /// The models of the product as it is, by name.
-pub const MODELS: [&str; 5] = ["drain, 1 balancer", "drain, 2 balancers", "claims", "guard", "slots"];
+pub const MODELS: [&str; 6] =
+    ["drain, 1 balancer", "drain, 2 balancers", "claims", "guard", "slots, a stop", "slots, a fault"];
 
 /// The run of one model of the product as it is.
 pub fn check_product(model: &'static str, depth: Depth) -> Outcome {
@@ -226,9 +227,10 @@ pub fn check_product(model: &'static str, depth: Depth) -> Outcome {
     match model {
         "claims" => search(model, None, Claims::new(large, None)),
         "guard" => search(model, None, Guard::new(1, if large { 2 } else { 1 }, None)),
-        "slots" => search(model, None, Slots::new(large, None)),
+        "slots, a stop" => search(model, None, Slots::new(bounds(Bounds { stops: 1, ..QUIET }, large), None)),
+        "slots, a fault" => search(model, None, Slots::new(bounds(ONE_FAULT, large), None)),
         "drain, 2 balancers" => {
-            search(model, None, Drain::new(Size { balancers: 2, store_faults: large, ..SMALL }, None))
+            search(model, None, Drain::new(Size { balancers: 2, store_faults: false, ..SMALL }, None))
         }
         _ => search(model, None, Drain::new(Size { requests: u8::from(large), ..SMALL }, None)),
     }
@@ -236,6 +238,15 @@ pub fn check_product(model: &'static str, depth: Depth) -> Outcome {
 
 /// One balancer, one fault, no client.
 const SMALL: Size = Size { balancers: 1, faults: 1, requests: 0, host_faults: true, store_faults: true };
+
+/// No fault, no stop.
+const QUIET: Bounds = Bounds { faults: 0, stops: 0, last_revision: 6 };
+const ONE_FAULT: Bounds = Bounds { faults: 1, ..QUIET };
+
+/// A test has one revision less than the proof.
+fn bounds(bounds: Bounds, is_large: bool) -> Bounds {
+    Bounds { last_revision: bounds.last_revision - i64::from(!is_large), ..bounds }
+}
 
 /// The bugs, each in its model.
 pub const BUGS: [Bug; 18] = [
@@ -278,8 +289,8 @@ pub fn check_bug(bug: Bug) -> Outcome {
         Bug::RevokeFirst | Bug::ExpiryForDeletion | Bug::RetainMoved => search("guard", some, Guard::new(1, 2, some)),
         Bug::NewerClaim => search("claims", some, Claims::new(false, some)),
         // The deletion is delayed.
-        Bug::ForgetGivenUp => search("slots", some, Slots::new(true, some)),
-        Bug::FenceByAnswer | Bug::StartLate | Bug::TakeTaken => search("slots", some, Slots::new(false, some)),
+        Bug::ForgetGivenUp => search("slots, a fault", some, Slots::new(ONE_FAULT, some)),
+        Bug::FenceByAnswer | Bug::StartLate | Bug::TakeTaken => search("slots, a stop", some, Slots::new(QUIET, some)),
     }
 }
 

@@ -113,9 +113,20 @@ struct Seen {
 /// A transaction, and the event that follows if it succeeds.
 type Plan = (Id, Option<CopyEvent>);
 
+/// The bounds of a run of the model.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Faults.
+    pub faults: u8,
+    /// Polite stops.
+    pub stops: u8,
+    /// etcd's last revision. Two copies may take turns for ever, and each turn begins as the one before.
+    pub last_revision: i64,
+}
+
 /// The model with its production objects.
 pub struct Slots {
-    is_large: bool,
+    bounds: Bounds,
     bug: Option<Bug>,
     service: ServiceId,
     etcds: Pool<Etcd>,
@@ -129,12 +140,12 @@ pub struct Slots {
 
 impl Slots {
     /// The model, with one seeded bug or none.
-    pub fn new(is_large: bool, bug: Option<Bug>) -> Self {
+    pub fn new(bounds: Bounds, bug: Option<Bug>) -> Self {
         #[expect(clippy::expect_used, reason = "a constant name")]
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().expect("a name") };
         let (etcds, views, txns) = Default::default();
         let (plans, events, writes, follows) = Default::default();
-        Self { is_large, bug, service, etcds, views, txns, plans, events, writes, follows }
+        Self { bounds, bug, service, etcds, views, txns, plans, events, writes, follows }
     }
 
     fn us(&self, lease: Option<u8>, given_up: Option<i64>, node: u8) -> Us {
@@ -420,7 +431,7 @@ impl Model for Slots {
             given_up: None,
             run: Run::None,
         };
-        let (faults, stops) = if self.is_large { (1, 1) } else { (0, 0) };
+        let Bounds { faults, stops, .. } = self.bounds;
         let mut state = State { etcd: self.etcds.put(store), copies: [copy(1), copy(2)], leases: 2, faults, stops };
         // Both stand by, and the first one holds the slot.
         let both = [Step::Follow(0), Step::Follow(1), Step::Write(0), Step::Write(1)];
@@ -453,8 +464,7 @@ impl Model for Slots {
     }
 
     fn within_boundary(&self, state: &State) -> bool {
-        // Two copies may take turns for ever. Each turn begins as the one before, at a later revision.
-        self.etcds.get(state.etcd).revision <= if self.is_large { 8 } else { 6 }
+        self.etcds.get(state.etcd).revision <= self.bounds.last_revision
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

@@ -44,8 +44,10 @@ impl Owners {
     }
 }
 
+/// A service that HAProxy rejects serves an earlier form, whose routes its keys may no longer claim.
 fn list_owned(desired: &DesiredState) -> impl Iterator<Item = (String, &ServiceId)> {
-    desired.services().flat_map(|(id, service)| {
+    let services = desired.services().filter(|(id, _)| desired.rejection(id).is_none());
+    services.flat_map(|(id, service)| {
         let routes = service.routes.iter().map(|route| format!("{}{}", route.domain, route.path.with_boundary()));
         routes.chain(service.binds.iter().map(|bind| format!(":{}", bind.port))).map(move |claim| (claim, id))
     })
