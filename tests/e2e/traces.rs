@@ -34,7 +34,7 @@ fn fail(etcd: Etcd) -> (String, String) {
 }
 
 #[test]
-fn a_polite_stop_is_recorded_with_a_question_to_the_old_process() {
+fn a_polite_stop_is_recorded() {
     let _turn = light();
     let mut ground = open_shop();
     // The old process lives as long as this request.

@@ -198,3 +198,16 @@ fn a_balancer_forgets_nothing_in_one_store() {
     let other = applied(9, "{}").replace(r#""cluster":"7""#, r#""cluster":"8""#);
     assert_eq!(explain(&[listing(7, 1), put(2, "balancers/lb1", &other)]), Ok(()), "a balancer of another store");
 }
+
+#[test]
+fn a_balancer_that_has_not_noticed_a_wipe_acknowledges_nothing() {
+    let stale = put(4, "balancers/lb1", &applied(9, "{}"));
+    let mut wiped = drained();
+    wiped.extend([listing(7, 1), put(2, KEY, ADDRESS), put(3, KEY, &drain()), stale.clone(), stop(4)]);
+    assert_unexplained(&wiped, "line 14: the app of http-shop/a is stopped, and lb1 has not acknowledged 3");
+    wiped.splice(13.., [put(5, "balancers/lb1", &applied(4, "{}")), stop(5)]);
+    assert_eq!(explain(&wiped), Ok(()));
+    let late = [stale, put(10, "balancers/lb1", &applied(3, "{}")), put(11, "balancers/lb1", &applied(20, "{}"))];
+    wiped.splice(12.., late);
+    assert_unexplained(&wiped, "line 15: lb1 has seen revision 20, and writes its record at 11");
+}
