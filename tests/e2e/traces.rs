@@ -4,14 +4,14 @@
 use std::fs::{read_to_string, remove_file};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lab::{Etcd, Ground, PATIENCE, Signal, light, until};
+use lab::{Etcd, Ground, PATIENCE, Signal, WebSocket, light, until};
 use serde_json::json;
 
 use crate::acknowledgement::slow;
 
-/// An announced app behind a balancer.
-fn open_shop() -> Ground {
-    Ground::build().announced("shop", "shop.test", &["shop-1"], &[]).flags(&["--node", "lab"]).start()
+/// Announced apps behind a balancer.
+fn open_shop(apps: &[&str]) -> Ground {
+    Ground::build().announced("shop", "shop.test", apps, &[]).flags(&["--node", "lab"]).start()
 }
 
 /// Restarts HAProxy, and waits until another process answers.
@@ -34,25 +34,25 @@ fn fail(etcd: Etcd) -> (String, String) {
 }
 
 #[test]
-fn a_polite_stop_is_recorded() {
+fn a_polite_stop_is_recorded_with_a_question_to_the_old_process() {
     let _turn = light();
-    let mut ground = open_shop();
-    // The old process lives as long as this request.
-    let request = slow(ground.balancer.http(), "shop.test", 4_000);
-    until(PATIENCE, "the request to reach the app", || !ground.balancer.busy_servers("http-shop").is_empty());
+    let mut ground = open_shop(&["shop-1", "shop-2"]);
+    // The old process lives as long as this connection to one of the apps.
+    let mut socket = WebSocket::open(ground.balancer.http(), "shop.test", false);
+    let busy = until(PATIENCE, "the connection to reach an app", || ground.balancer.busy_servers("http-shop").pop());
     restart(&ground);
-    let app = ground.apps.remove(0);
-    assert!(app.stop().success());
-    assert_eq!(request.join().unwrap().1, 200);
+    let other = ground.apps.iter().position(|app| app.name != busy).unwrap();
+    assert!(ground.apps.remove(other).stop().success());
+    assert_eq!(socket.ask("kept").unwrap(), "kept");
     let counts = ground.etcd.count_observations();
-    assert_eq!(counts.stops, 1, "{counts:?}");
-    assert!(counts.listings == 1 && counts.puts > 5 && counts.deletions > 0, "{counts:?}");
+    assert_eq!((counts.listings, counts.stops, counts.questions), (1, 1, 1), "{counts:?}");
+    assert!(counts.puts > 5 && counts.deletions > 0, "{counts:?}");
 }
 
 #[test]
 fn a_request_in_an_old_process_at_a_stop_fails_the_test() {
     let _turn = light();
-    let ground = open_shop();
+    let ground = open_shop(&["shop-1"]);
     let request = slow(ground.balancer.http(), "shop.test", 8_000);
     until(PATIENCE, "the request to reach the app", || !ground.balancer.busy_servers("http-shop").is_empty());
     restart(&ground);

@@ -331,7 +331,10 @@ impl World {
             // A wiped store has the old cluster id. confgen may renew its record before it has listed the store.
             return Ok(Knowledge::OfOtherStore);
         }
-        self.unaware.remove(&process);
+        // A restored store has the record that the process wrote before.
+        if revision > self.listed {
+            self.unaware.remove(&process);
+        }
         let node = process.0.clone();
         if newest >= revision {
             return Err(format!("{node} has seen revision {newest}, and writes its record at {revision}"));

@@ -210,4 +210,7 @@ fn a_balancer_that_has_not_noticed_a_wipe_acknowledges_nothing() {
     let late = [stale, put(10, "balancers/lb1", &applied(3, "{}")), put(11, "balancers/lb1", &applied(20, "{}"))];
     wiped.splice(12.., late);
     assert_unexplained(&wiped, "line 15: lb1 has seen revision 20, and writes its record at 11");
+    let restored =
+        [listing(7, 4), put(4, "balancers/lb1", &applied(3, "{}")), put(5, "balancers/lb1", &applied(6, "{}"))];
+    assert_eq!(explain(&[drained(), restored.to_vec()].concat()), Ok(()), "the restored record is one from before");
 }
