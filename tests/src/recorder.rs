@@ -94,13 +94,11 @@ impl Recorder {
             haproxys: Mutex::default(),
         });
         let socket = folder.join("stops.sock");
-        let (path, listening) = (socket.clone(), shared.clone());
+        let path = socket.clone();
         // A listener belongs to the runtime that it was made in.
-        let listen = async move {
-            let listener = UnixListener::bind(path).expect("the socket for stopped apps");
-            runtime::spawn(stops::serve(listening, listener))
-        };
-        let tasks = vec![runtime::run(listen), runtime::spawn(watch::follow(shared.clone()))];
+        let listener = runtime::run(async move { UnixListener::bind(path).expect("the socket for stopped apps") });
+        let tasks =
+            vec![runtime::spawn(stops::serve(shared.clone(), listener)), runtime::spawn(watch::follow(shared.clone()))];
         Self { shared, socket, tasks, unchecked: Mutex::default() }
     }
 
