@@ -63,6 +63,12 @@ impl Etcd {
         Self::with_nodes(1, None, &[])
     }
 
+    /// Starts a single node that nothing records, and waits until it answers. A recorder's watch would show among those that
+    /// the test counts.
+    pub fn unrecorded() -> Self {
+        Self::on_ports(free_port(), free_port())
+    }
+
     /// Starts a single node with further flags, and waits until it answers. With a certificate it waits until the port is
     /// open.
     pub fn with_flags(flags: &[&str]) -> Self {
