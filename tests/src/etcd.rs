@@ -44,7 +44,7 @@ const TOKEN: &str = "etcd-cluster";
 /// Keys are relative to [`PREFIX`] unless they start with `/`. Each call uses a connection of its own to the first node
 /// that isn't killed.
 ///
-/// A [recorder](crate::recorder) follows the store. If a promise of the protocol was broken, the test fails when this is
+/// A recorder follows the store. If a promise of the protocol was broken, the test fails when this is
 /// dropped. docs/internals/proof.md says what is recorded.
 pub struct Etcd {
     /// The first to go, while the nodes answer. `None` if nothing is recorded.
