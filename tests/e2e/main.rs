@@ -85,6 +85,7 @@ mod stats;
 mod store;
 mod takeover;
 mod trace_context;
+mod traces;
 mod tutorial;
 mod units;
 mod upgrade;

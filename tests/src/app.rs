@@ -64,7 +64,7 @@ impl App {
             }
         };
         command.args(flags);
-        Self::run(name, address, command)
+        Self::run(name, address, command, announce.map(|announce| announce.etcd))
     }
 
     /// Starts `announcer flags… -- webapp` on another host, and doesn't wait for it.
@@ -75,12 +75,16 @@ impl App {
         let address = SocketAddr::from((host.address(), free_port()));
         let mut command = host.command(bin("announcer"));
         announcing(&mut command, name, address, &etcd.endpoint_outside().expect("an address of etcd"), flags);
-        Self::run(name, address, command)
+        Self::run(name, address, command, Some(etcd))
     }
 
-    fn run(name: &str, address: SocketAddr, mut command: Command) -> Self {
+    /// Starts a program with the app's flags. `etcd` is the store of its announcer.
+    fn run(name: &str, address: SocketAddr, mut command: Command, etcd: Option<&Etcd>) -> Self {
         command.args(["--listen", &address.to_string(), "--name", name]);
         let folder = Scratch::new();
+        if let Some(etcd) = etcd {
+            etcd.follow_stops(&mut command, &folder.join(format!("{name}.log")));
+        }
         let process = Process::start(&folder, name, &mut command);
         Self { name: name.to_owned(), address, process, _folder: folder }
     }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
@@ -13,7 +14,9 @@ use etcd_client::{
 };
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use trace::Counts;
 
+use crate::recorder::{Recorder, Shared};
 use crate::{App, PATIENCE, Process, Scratch, free_port, runtime, until};
 
 /// The project's default prefix, which relative keys are put below.
@@ -40,7 +43,12 @@ const TOKEN: &str = "etcd-cluster";
 ///
 /// Keys are relative to [`PREFIX`] unless they start with `/`. Each call uses a connection of its own to the first node
 /// that isn't killed.
+///
+/// A recorder follows the store. If a promise of the protocol was broken, the test fails when this is
+/// dropped. docs/internals/proof.md says what is recorded.
 pub struct Etcd {
+    /// The first to go, while the nodes answer. `None` if nothing is recorded.
+    recorder: Option<Recorder>,
     nodes: Vec<Node>,
     folder: Scratch,
     /// `--initial-cluster-token`: with the nodes' names and addresses it makes the cluster id.
@@ -53,6 +61,12 @@ impl Etcd {
     /// Starts a single node and waits until it answers.
     pub fn start() -> Self {
         Self::with_nodes(1, None, &[])
+    }
+
+    /// Starts a single node that nothing records, and waits until it answers. A recorder's watch would show among those that
+    /// the test counts.
+    pub fn unrecorded() -> Self {
+        Self::on_ports(free_port(), free_port())
     }
 
     /// Starts a single node with further flags, and waits until it answers. With a certificate it waits until the port is
@@ -88,7 +102,8 @@ impl Etcd {
         Self::with_nodes(3, None, &[])
     }
 
-    /// Starts a single node on these ports, the clients' and the peers', and waits until it answers.
+    /// Starts a single node on these ports, the clients' and the peers', and waits until it answers. Nothing is recorded,
+    /// because the demo runs for hours.
     pub fn on_ports(client: u16, peer: u16) -> Self {
         let node = Node { name: "etcd0".to_owned(), scheme: "http", outside: None, client, peer, process: None };
         Self::launch_all(vec![node], Vec::new())
@@ -97,6 +112,7 @@ impl Etcd {
     fn with_nodes(count: usize, outside: Option<Ipv4Addr>, flags: &[&str]) -> Self {
         let scheme = if flags.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
         let flags = flags.iter().map(ToString::to_string).collect();
+        let is_recorded = scheme == "http" && cfg!(debug_assertions);
         let node = |index| Node {
             name: format!("etcd{index}"),
             scheme,
@@ -105,12 +121,43 @@ impl Etcd {
             peer: free_port(),
             process: None,
         };
-        Self::launch_all((0..count).map(node).collect(), flags)
+        let mut etcd = Self::launch_all((0..count).map(node).collect(), flags);
+        // The recorder has no certificate, and would show in the figures of a benchmark.
+        if is_recorded {
+            let endpoints = etcd.nodes.iter().map(Node::endpoint).collect();
+            etcd.recorder = Some(Recorder::start(endpoints, &etcd.folder));
+        }
+        etcd
+    }
+
+    /// Counts what was recorded so far. Zero if nothing is recorded.
+    pub fn count_observations(&self) -> Counts {
+        self.recorder.as_ref().map(|recorder| Counts::of_trace(&recorder.take_trace().0)).unwrap_or_default()
+    }
+
+    /// Leaves this test's trace unchecked, because the test does what no run of the product does.
+    pub fn leave_unchecked(&self, reason: &str) {
+        self.recorder.iter().for_each(|recorder| recorder.leave_unchecked(reason));
+    }
+
+    /// Has an app below this command report its stop to the recorder. `log` is where the output of the app's announcer goes.
+    pub fn follow_stops(&self, command: &mut Command, log: &Path) {
+        self.recorder.iter().for_each(|recorder| recorder.follow_stops(command, log));
+    }
+
+    /// What the recorder's tasks share. `None` if nothing is recorded.
+    pub(crate) fn share_recorder(&self) -> Option<Arc<Shared>> {
+        self.recorder.as_ref().map(Recorder::share)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
     }
 
     fn launch_all(nodes: Vec<Node>, flags: Vec<String>) -> Self {
         let count = nodes.len();
-        let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned(), flags };
+        let mut etcd = Self { recorder: None, nodes, folder: Scratch::new(), token: TOKEN.to_owned(), flags };
         for index in 0..count {
             etcd.launch(index);
         }
@@ -221,6 +268,8 @@ impl Etcd {
     fn renew(&mut self, fill: impl Fn(&Node, &Path)) {
         let count = self.nodes.len();
         (0..count).for_each(|node| self.kill(node));
+        // No watch of the old store can begin any more.
+        self.recorder.iter().for_each(Recorder::expect_other_store);
         for node in 0..count {
             let data = self.folder.join(&self.nodes[node].name);
             remove_dir_all(&data).expect("removing etcd's data");
@@ -436,7 +485,7 @@ fn etcdctl(arguments: &[&str]) {
     assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-async fn connect(endpoint: &str) -> Result<Client, Error> {
+pub(crate) async fn connect(endpoint: &str) -> Result<Client, Error> {
     let options =
         ConnectOptions::new().with_connect_timeout(Duration::from_secs(2)).with_timeout(Duration::from_secs(5));
     Client::connect([endpoint], Some(options)).await

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Machine, Network, Page, until};
+use crate::recorder::Recorder;
+use crate::{Machine, Network, Page, Scratch, until};
 
 /// All that comes up after systemd, on two busy cores: etcd's election, a restart of HAProxy, three announcements.
 const UP: Duration = Duration::from_secs(120);
@@ -20,8 +21,11 @@ ExecStart=/built/webapp --listen 0.0.0.0:${PORT} --name %H
 
 /// The three hosts. Dropping it removes them.
 pub struct Hosts {
+    /// Follows the store. `None` until its members run.
+    _recorder: Option<Recorder>,
     machines: Vec<Machine>,
     _network: Network,
+    folder: Scratch,
 }
 
 impl Hosts {
@@ -33,8 +37,10 @@ impl Hosts {
         let network = Network::new();
         // One after another: the first makes the image.
         let machines = ["host1", "host2", "host3"].map(|name| Machine::start(&network, name)).into();
-        let hosts = Self { machines, _network: network };
+        let mut hosts = Self { _recorder: None, machines, _network: network, folder: Scratch::new() };
         hosts.each_at_once(Self::store);
+        let endpoints = hosts.endpoints().split(',').map(str::to_owned).collect();
+        hosts._recorder = Some(Recorder::start(endpoints, &hosts.folder));
         hosts.give_token();
         hosts.each_at_once(Self::furnish);
         hosts.wait_whole(UP);

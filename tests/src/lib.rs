@@ -4,8 +4,8 @@
 //! Every function blocks, and may be called from a plain test as well as from inside an asynchronous one. Everything
 //! that a test starts ends with it: on success, on a panic and on Ctrl-C.
 //!
-//! Architecture invariant: it only talks to processes, sockets and files. It uses none of the project's crates, so a
-//! mistake in them can't hide itself here.
+//! Architecture invariant: it only talks to processes, sockets and files. Of the project's crates it uses none but `trace`,
+//! which judges what was recorded, so a mistake in them can't hide itself here.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(
     clippy::unwrap_used,
@@ -44,6 +44,7 @@ mod podman;
 mod port;
 mod proc;
 mod process;
+mod recorder;
 mod records;
 pub mod runtime;
 mod scratch;
@@ -82,6 +83,7 @@ pub use podman::Podman;
 pub use port::{free_address, free_port, port_or_free};
 pub use proc::{children, cpu_seconds, open_files, own_memory, resident};
 pub use process::Process;
+pub use recorder::report_stop;
 pub use records::Record;
 pub use scratch::{Scratch, write};
 pub use setup::Setup;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::unistd::geteuid;
 
 use crate::balancer::Balancer;
+use crate::recorder::Shared;
 use crate::supervisor::{Program, Supervisor};
 use crate::{Etcd, PATIENCE, Place, Syslog, bin, free_port, until};
 
@@ -24,6 +26,8 @@ pub struct Setup {
     handover_flags: Vec<String>,
     confgen: Option<Vec<String>>,
     log: String,
+    /// The recorder of the store that confgen follows.
+    recorder: Option<Arc<Shared>>,
 }
 
 impl Deref for Setup {
@@ -55,6 +59,7 @@ impl Setup {
             handover_flags: Vec::new(),
             confgen: None,
             log: NOWHERE.to_owned(),
+            recorder: None,
         }
     }
 
@@ -83,6 +88,7 @@ impl Setup {
     #[must_use]
     pub fn confgen(mut self, etcd: &Etcd) -> Self {
         let endpoints = ["--endpoints".to_owned(), etcd.endpoints()];
+        self.recorder = etcd.share_recorder();
         self.confgen = Some([self.confgen_command(), endpoints.to_vec()].concat());
         self
     }
@@ -133,6 +139,9 @@ impl Setup {
         let confgen = self.confgen.clone().map(|command| command.into_iter().chain(last).collect());
         programs.extend(confgen.map(|command| Program { name: "confgen", command, settings: ALWAYS }));
         let supervisor = Supervisor::start(self.folder(), &programs);
+        if let Some(recorder) = &self.recorder {
+            recorder.add_haproxy(format!("the balancer at {}", self.http()), self.socket());
+        }
         Balancer { supervisor, place: self.place }
     }
 

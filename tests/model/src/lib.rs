@@ -10,4 +10,3 @@ pub mod guard;
 pub mod intern;
 pub mod proof;
 pub mod slots;
-pub mod trace;

@@ -20,8 +20,10 @@ use axum::routing::get;
 use axum::{Router, serve};
 use clap::Parser;
 use futures_util::stream::unfold;
+use lab::report_stop;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +78,7 @@ impl Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let stop = on_signal()?;
+    let (stop, reported) = on_signal(args.listen)?;
     if stop.run_until_cancelled(sleep(Duration::from_millis(args.start_delay))).await.is_none() {
         return Ok(());
     }
@@ -95,23 +97,30 @@ async fn main() -> anyhow::Result<()> {
         stop.cancelled().await;
         sleep(grace).await;
     };
-    tokio::select! {
-        ended = served.into_future() => Ok(ended?),
-        () = cut => bail!("requests in flight were cut after {grace:?}"),
+    let is_cut = tokio::select! {
+        ended = served.into_future() => ended.map(|()| false)?,
+        () = cut => true,
+    };
+    reported.await?;
+    if is_cut {
+        bail!("requests in flight were cut after {grace:?}");
     }
+    Ok(())
 }
 
-/// What SIGTERM and SIGINT cancel.
-fn on_signal() -> std::io::Result<CancellationToken> {
+/// What SIGTERM and SIGINT cancel. The task ends once the test's recorder has noted the stop.
+fn on_signal(listen: SocketAddr) -> std::io::Result<(CancellationToken, JoinHandle<()>)> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
-    tokio::spawn(async move {
+    let reported = tokio::spawn(async move {
         tokio::select! { _ = terminated.recv() => (), _ = interrupted.recv() => () }
+        // The app takes no new connection from now on, as it would without a recorder.
         cancelled.cancel();
+        report_stop(listen).await;
     });
-    Ok(stop)
+    Ok((stop, reported))
 }
 
 async fn hello(State(args): State<Arc<Args>>, uri: Uri, headers: HeaderMap) -> Response {

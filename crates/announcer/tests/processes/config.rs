@@ -2,7 +2,7 @@
 
 use std::{net::TcpListener, process::Command, time::Duration};
 
-use lab::{Process, Signal, until};
+use lab::{Etcd, Process, Signal, until};
 
 use crate::site::{HOST, KEY, SOON, Site, leases, record};
 
@@ -52,7 +52,7 @@ fn announcer(site: &Site, flags: &[&str]) -> Command {
 
 #[test]
 fn several_upstreams_share_a_lease_and_a_transaction() {
-    let site = Site::new();
+    let site = Site::with(Etcd::unrecorded());
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = file(&site, &other);
     lab::write(site.folder.join("db-works"), "");

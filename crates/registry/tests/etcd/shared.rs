@@ -88,7 +88,7 @@ async fn until_streams(etcd: &Etcd, streams: f64, watchers: f64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_keys_share_one_stream() {
-    let etcd = Etcd::start();
+    let etcd = Etcd::unrecorded();
     let client = client(&[etcd.endpoints()]);
     let mut all = standing(&client, &client, 50).await;
     until_streams(&etcd, 1.0, 50.0).await;
@@ -115,7 +115,7 @@ async fn many_keys_share_one_stream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_consumer_and_a_compaction_concern_one_watch() {
-    let etcd = Etcd::start();
+    let etcd = Etcd::unrecorded();
     let client = client(&[etcd.endpoints()]);
     let mut all = standing(&client, &client, 2).await;
     let (mut slow, mut other) = (all.remove(0), all.remove(0));
@@ -139,7 +139,7 @@ async fn a_slow_consumer_and_a_compaction_concern_one_watch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_watches_of_a_connection_that_dies_come_back_on_one_stream() {
-    let etcd = Etcd::start();
+    let etcd = Etcd::unrecorded();
     let writer = client(&[etcd.endpoints()]);
     let link = Link::to(&etcd.endpoints()).await;
     let mut all = standing(&writer, &client(&[link.endpoint()]), 20).await;
