@@ -85,6 +85,15 @@ fn every_command_of_the_walk_through_works_and_ctrl_c_ends_all() {
         if keys.contains("`quickly`") { Ok(()) } else { Err(keys) }
     });
     shell.paste(unset);
+
+    let [announce, ask, end, delete] = &blocks.next().unwrap()[..] else { panic!("four blocks") };
+    // A reader takes some seconds to paste the next block.
+    let listed = "until discoverctl check mine | grep -q ' balanced'; do sleep 0.1; done\n";
+    // One shell, because the blocks share a job. The job keeps the shell's output open until it ends.
+    let said = shell.paste(&[announce, listed, ask, end].concat());
+    assert!(said.contains("Directory listing") && said.contains("mine/domain"), "{said}");
+    assert!(said.contains("every balancer has acknowledged the drain"), "{said}");
+    assert!(shell.paste(delete).contains("mine/domain: deleted"));
     assert!(blocks.next().is_none(), "a step that this test doesn't know");
     until(PATIENCE, "the copy that crashed to serve again", || {
         shell.paste("discoverctl check shop/blue-2 || true").contains(" balanced")

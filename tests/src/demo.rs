@@ -53,6 +53,8 @@ pub struct Demo {
     balancer: Balancer,
     /// The address of the TCP service `db`.
     db: SocketAddr,
+    /// A free port for the reader's own app.
+    own_port: u16,
     /// The ports that another program has, so that the demo uses others.
     taken: Vec<u16>,
     etcd: Etcd,
@@ -100,6 +102,7 @@ impl Demo {
         // No program has this port. The walk-through begins with this upstream.
         etcd.put("http-services/blog/upstreams/blog-2", ports.take_address().to_string());
         let apps = APPS.map(|app| Supervised::start(ports.take_address(), app, &etcd));
+        let own_port = ports.take();
         let balancer = setup.start();
         // A color that isn't active is up too, with weight 0. HAProxy finds out that `blog-2` is down.
         for (section, count) in [("http-shop", 4), ("http-blog", 1), ("http-pay", 1), ("tcp-db", 1)] {
@@ -114,7 +117,7 @@ impl Demo {
             };
             (service, Plan::new(kind, target, &format!("{service}.localhost")).rate(rate).workers(2).start())
         });
-        Self { loads: loads.into(), apps: apps.into(), balancer, db, taken: ports.taken, etcd }
+        Self { loads: loads.into(), apps: apps.into(), balancer, db, own_port, taken: ports.taken, etcd }
     }
 
     /// Starts apps again 20 s after their end. The caller repeats this.

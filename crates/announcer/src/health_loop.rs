@@ -96,7 +96,7 @@ impl HealthLoop {
             return self.run_checks(address, probes).await;
         }
         if self.runs_app {
-            wait_until_listening(&addresses).await;
+            wait_until_listening(&addresses, checks.grace).await;
             tracing::info!(%address, "the app accepts connections");
         }
         // Without a check, an app that something else runs counts as working.
@@ -181,11 +181,21 @@ async fn run_probes(probes: Vec<Probe>, limit: Duration) -> (Vec<Probe>, Result<
     (done.into_iter().map(|(_, probe, _)| probe).collect(), outcome)
 }
 
-/// Waits without limit until one of the addresses accepts a connection.
-async fn wait_until_listening(addresses: &[SocketAddr]) {
+/// Waits without limit until one of the addresses accepts a connection. Logs once if this takes longer than `grace`.
+async fn wait_until_listening(addresses: &[SocketAddr], grace: Duration) {
+    let began = Instant::now();
+    let mut is_late = false;
     for delay in retry::local_delays() {
-        if matches!(timeout(CONNECT_LIMIT, probe::connect_to_any(addresses)).await, Ok(Ok(()))) {
-            return;
+        let reason = match timeout(CONNECT_LIMIT, probe::connect_to_any(addresses)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(reason)) => reason,
+            Err(_) => format!("no answer within {}", humantime::format_duration(CONNECT_LIMIT)),
+        };
+        // A mistyped port looks like an app that starts slowly, and the app's own output gives no hint.
+        if !is_late && began.elapsed() >= grace {
+            is_late = true;
+            let tried = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::warn!(address = tried, reason, "app is not up yet, checking again");
         }
         sleep(delay).await;
     }
@@ -201,10 +211,10 @@ mod tests {
     #[tokio::test]
     async fn waits_for_the_first_that_listens() {
         let (_held, closed) = closed();
-        let waits = timeout(Duration::from_millis(100), wait_until_listening(&[closed])).await;
+        let waits = timeout(Duration::from_millis(100), wait_until_listening(&[closed], CONNECT_LIMIT)).await;
         assert!(waits.is_err());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        wait_until_listening(&[closed, listener.local_addr().unwrap()]).await;
+        wait_until_listening(&[closed, listener.local_addr().unwrap()], CONNECT_LIMIT).await;
     }
 
     #[tokio::test]

@@ -29,10 +29,10 @@ const EXAMPLES: &str = "Examples:
       discoverctl man /usr/local/share/man/man1
       discoverctl completions bash > /etc/bash_completion.d/discoverctl
 
-Options for a whole host are in /etc/haproxy-discover/discoverctl.toml, options for a user in
+Options for a whole host are in /etc/haproxy-discover/discoverctl.toml, options for a user in \
 ~/.config/haproxy-discover/discoverctl.toml. `discoverctl config` shows the options in effect.
 
-SVC is a service's name, as in its keys: `shop`. If an HTTP and a TCP service have that name, SVC is the name of HAProxy's
+SVC is a service's name, as in its keys: `shop`. If an HTTP and a TCP service have that name, SVC is the name of HAProxy's \
 section: `http-shop` or `tcp-shop`. SVC/ID is an upstream.
 
 Exit codes:

@@ -20,21 +20,25 @@ impl Demo {
         text += &self.crash();
         text += &self.restart();
         text += &self.mistake();
-        text + "\nCtrl-C ends all of it, says how many requests were lost, and leaves nothing behind.\n"
+        text += &self.own_app();
+        text + "\nCtrl-C ends all of it, says how many requests were lost, and leaves nothing\nbehind.\n"
     }
 
     fn addresses(&self) -> String {
         let (http, https) = (self.balancer.http().port(), self.balancer.https().port());
         let password = std::fs::read_to_string(self.folder().join("state/stats-password")).unwrap_or_default();
         format!(
-            "The shop      http://shop.localhost:{http}/ and https://shop.localhost:{https}/: two blue copies and two green \
-             ones, of which blue ones serve
+            "The shop      http://shop.localhost:{http}/ and https://shop.localhost:{https}/
 The blog      http://blog.localhost:{http}/
-Payments      https://pay.localhost:{https}/: TLS only
+Payments      https://pay.localhost:{https}/, TLS only
 A TCP service {db}
-HAProxy's own http://{stats}/admin?stats: user admin, password {password}
+Stats page    http://{stats}/admin?stats, user admin, password {password}
 haproxy.cfg   {folder}/haproxy.cfg
-The demo asks the four services for some 40 answers a second, so the console has something to show.
+
+The shop has two blue copies and two green ones. Only the blue ones serve.
+The certificate is self-signed. Use `curl -k`, or accept it in the browser.
+The demo sends about 40 requests a second to the four services, so that the
+console has something to show.
 ",
             db = self.db,
             stats = self.balancer.stats(),
@@ -47,7 +51,7 @@ The demo asks the four services for some 40 answers a second, so the console has
         let folder = self.folder().display();
         format!(
             "
-Open the console, and paste this into a second terminal first:
+Open the console. Paste this into a second terminal before you try the steps:
 
     export PATH='{bins}':\"$PATH\" DISCOVERCTL_CONFIG='{folder}/discoverctl.toml' ETCDCTL_ENDPOINTS={endpoints} ETCDCTL_API=3
 ",
@@ -62,16 +66,18 @@ Open the console, and paste this into a second terminal first:
             "
 # 2. Green is ready
 
-Clients of these networks may look at green, while all others get blue:
+Only clients of some networks may preview green. All other clients get blue.
+This host may preview it:
 
     curl -s -H 'X-Discover-Color: green' http://shop.localhost:{port}/
 
-Switch in three steps. With more than 1% of errors it would go back by itself:
+Switch in three steps. If more than 1% of the requests fail, the switch goes
+back by itself:
 
     discoverctl switch shop green --steps 25,50,100 --every 3s --max-errors 1%
 
-In the console, {console}services/http-shop has the shares, the requests of each copy, and the changes with their author. Go back, and
-see both in the history:
+{console}services/http-shop shows the shares, the requests of each
+copy, and the changes with their author. Go back, and see both in the history:
 
     discoverctl color shop blue --reason 'the old one was nicer'
     discoverctl history shop
@@ -88,12 +94,13 @@ see both in the history:
             "
 # 3. An app crashes
 
-Kill a copy of the shop and its announcer. No announcer can drain it:
+Kill a copy of the shop together with its announcer, so that nothing drains it:
 
     kill -KILL {}
 
-The console names it within some seconds, when HAProxy's check has failed, and the shop goes on without it. The copy's lease ends after
-15 s, and its key with it. 20 s after the crash the demo starts the copy again, and it serves.
+HAProxy's check fails within some seconds. Then the console names the copy, and
+the shop goes on without it. The copy's lease ends after 15 s, and etcd deletes
+its key. The demo starts the copy again 20 s after the crash, and it serves.
 ",
             pids.join(" "),
         )
@@ -106,7 +113,8 @@ The console names it within some seconds, when HAProxy's check has failed, and t
 
     supervisorctl -c {folder}/supervisord.conf restart haproxy
 
-In the console, {console}haproxy has the new process, and the old one while it finishes its requests. No request is lost.
+{console}haproxy shows the new process, and the old one while it
+finishes its requests. No request is lost.
 ",
             folder = self.folder().display(),
             console = self.console(),
@@ -116,15 +124,43 @@ In the console, {console}haproxy has the new process, and the old one while it f
     fn mistake(&self) -> String {
         format!(
             "
-# 5. A value that means nothing
+# 5. A mistyped value
 
     etcdctl put /haproxy-discover/http-services/shop/balance quickly
 
-The shop goes on with the last good value. The console says so at once, and {console}store has the key and the reason. Take it back:
+The shop goes on as before. The console names the key at once, and
+{console}store shows the reason. Delete the value:
 
     discoverctl unset shop balance
 ",
             console = self.console(),
+        )
+    }
+
+    fn own_app(&self) -> String {
+        let (port, http) = (self.own_port, self.balancer.http().port());
+        format!(
+            "
+# 6. An app of your own
+
+The announcer runs the app, waits until its port accepts connections, and
+announces it:
+
+    announcer --service mine --domain mine.localhost --upstream 127.0.0.1:{port} -- python3 -m http.server {port} &
+
+Ask for it through HAProxy, and see its keys:
+
+    curl -s http://mine.localhost:{http}/
+    etcdctl get --prefix /haproxy-discover/http-services/mine/
+
+End it. The announcer drains the app before it stops it:
+
+    kill %1; wait
+
+The service keeps its settings for the next start. Delete them:
+
+    discoverctl delete mine --yes
+"
         )
     }
 }
@@ -134,11 +170,12 @@ fn explain(console: &str) -> String {
         "
 # 1. Why does an upstream get no requests?
 
-The console names blog/blog-2 first, with this command:
+The console, {console}, names blog/blog-2 with this command:
 
     discoverctl explain blog/blog-2
 
-No program listens there. Take it out, and see it go from {console} without a reload:
+No program listens there. Delete its key, and see the problem go from the
+console without a reload:
 
     discoverctl deregister blog blog-2
 "

@@ -65,8 +65,9 @@ pub(crate) enum AddressError {
     Resolve { endpoint: String, source: io::Error },
     #[error("no route to {endpoint} yet: {source}")]
     NoRoute { endpoint: String, source: io::Error },
-    #[error("{from} says {ip}, which balancers refuse; give {}; {ip} itself is taken only by balancers on this host whose \
-             --upstream-networks has it", describe_alternatives(offers, *port))]
+    #[error("{from} gives the address {ip}, which balancers refuse; give {}; to balancers on this host whose \
+             --upstream-networks has {ip}, announce it with --upstream {}",
+            describe_alternatives(offers, *port), SocketAddr::new(*ip, *port))]
     Useless {
         /// Setting or route that gave the address.
         from: &'static str,
@@ -103,7 +104,7 @@ pub(crate) async fn find_address(
             (reject_useless(*ip, "COREOS_PRIVATE_IPV4", *port)?, *port)
         }
         AddressSource::Find { port, by: AddressFinder::TowardsEtcd } => {
-            (reject_useless(source_address_to_first(endpoints).await?, "the way to etcd", *port)?, *port)
+            (reject_useless(source_address_to_first(endpoints).await?, "the route to etcd", *port)?, *port)
         }
     };
     Ok(SocketAddr::new(ip, port).try_into()?)
@@ -253,9 +254,10 @@ mod tests {
         let offered_here = "--upstream 10.0.0.5:8000 (eth0) or --upstream [fd00::5]:8000 (eth0), or --interface NAME";
         assert_eq!(describe_alternatives(&offers, 8000), offered_here);
         let error =
-            AddressError::Useless { from: "the way to etcd", ip: Ipv4Addr::LOCALHOST.into(), port: 8000, offers };
+            AddressError::Useless { from: "the route to etcd", ip: Ipv4Addr::LOCALHOST.into(), port: 8000, offers };
         let text = error.to_string();
-        assert!(!text.contains("--upstream 127.0.0.1") && text.contains("--upstream-networks"), "{text}");
+        let for_this_host = "balancers on this host whose --upstream-networks has 127.0.0.1, announce it with --upstream 127.0.0.1:8000";
+        assert!(text.contains(&format!("give {offered_here};")) && text.ends_with(for_this_host), "{text}");
         assert!(list_alternatives().iter().all(|(_, ip)| !is_useless(*ip)));
     }
 

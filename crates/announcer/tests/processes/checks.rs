@@ -119,6 +119,20 @@ fn all_checks_have_to_pass_each_within_its_time() {
 }
 
 #[test]
+fn an_app_that_does_not_listen_is_named_once_without_a_check_too() {
+    let site = Site::new();
+    let address = SocketAddr::from(([127, 0, 0, 1], lab::free_port())).to_string();
+    let mut command = site.command_at(&address, &["--service", "shop", "--id", "a", "--check-grace", "200ms"]);
+    let announcer = Process::start(&site.folder, "announcer", command.args(["--", "sleep", "60"]));
+    until(SOON, "a warning", || announcer.log().contains("app is not up yet"));
+    let log = announcer.log();
+    assert!(log.contains("Connection refused") && log.contains(&address), "{log}");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(announcer.log().matches("app is not up yet").count(), 1, "once: {}", announcer.log());
+    assert_eq!(site.etcd.get(KEY), None);
+}
+
+#[test]
 fn a_check_that_fails_in_a_drain_changes_nothing() {
     let site = Site::new();
     let web = Web::answering(200);

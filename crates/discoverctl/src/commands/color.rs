@@ -99,8 +99,8 @@ impl Color {
         if ready.is_empty() && !self.force {
             let known = colors::list_colors(service).into_iter().flatten().map(|color| color.to_string());
             let hint = crate::target::suggest_names(color.as_str(), known);
-            let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
-            return Err(Error::Refused(format!("{color}{hint}: {words}")));
+            let words = "nothing was changed (--force does it anyway)";
+            return Err(Error::Refused(format!("no upstream of color {color} is ready; {words}{hint}")));
         }
         colors::count_healthy(answers, &ready).require_healthy(color, self.force)
     }

@@ -120,8 +120,8 @@ impl Switch {
         if ready.is_empty() && !self.force {
             let known = colors::list_colors(service).into_iter().flatten().map(|color| color.to_string());
             let hint = crate::target::suggest_names(self.color.as_str(), known);
-            let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
-            return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
+            let words = "nothing was changed (--force does it anyway)";
+            return Err(Error::Refused(format!("no upstream of color {} is ready; {words}{hint}", self.color)));
         }
         let answers = context.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
         // --force accepts unknown health. It can't make up for counters that a limit needs.
