@@ -144,8 +144,6 @@ struct World {
     balancers: BalancerRecords,
     /// The last applied revision of each confgen process in this store, by node and instance.
     applied: BTreeMap<(Node, String), i64>,
-    /// The confgen processes that may not know of the last listing's store yet.
-    unaware: BTreeSet<(Node, String)>,
     /// What announcers have written, by key and address. Another address under the same key is another app.
     records: BTreeMap<String, BTreeMap<String, Announced>>,
     /// The upstreams with a stopped app, as HAProxy names them.
@@ -194,14 +192,6 @@ impl Announced {
     }
 }
 
-/// The store that a balancer record is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Knowledge {
-    OfThisStore,
-    /// The revisions are those of the store before a wipe. They acknowledge nothing, although announcers can't tell.
-    OfOtherStore,
-}
-
 impl World {
     fn apply(&mut self, observation: &Observation) -> Result<(), String> {
         match observation {
@@ -231,9 +221,7 @@ impl World {
         let cluster = cluster.parse().map_err(|_| format!("{cluster} is no cluster id"))?;
         let empty = Snapshot { cluster, revision, raft_term: 0, entries: Vec::new() };
         let balancers = BalancerRecords::from_snapshot(&empty);
-        let mut unaware = std::mem::take(&mut self.unaware);
-        unaware.extend(std::mem::take(&mut self.applied).into_keys());
-        *self = Self { listed: revision, revision, balancers, unaware, ..Self::default() };
+        *self = Self { listed: revision, revision, balancers, ..Self::default() };
         Ok(())
     }
 
@@ -309,9 +297,8 @@ impl World {
         (revision, lease): (i64, i64),
     ) -> Result<(), String> {
         self.is_stale = true;
-        let checked = self.check_balancer(node, value, (revision, lease))?;
-        // An empty value can't be parsed, and so it acknowledges nothing.
-        let value = if checked == Knowledge::OfOtherStore { Vec::new() } else { value.into() };
+        self.check_balancer(node, value, (revision, lease))?;
+        let value = value.into();
         // The creation counts only for more than a thousand balancers.
         let entry = Entry { key: key.to_owned(), value, create_revision: 0, mod_revision: revision, lease };
         self.balancers.apply_change(&Change::Put(entry));
@@ -319,30 +306,22 @@ impl World {
     }
 
     /// Checks a balancer record that confgen has written.
-    fn check_balancer(&mut self, node: Node, value: &str, (revision, lease): (i64, i64)) -> Result<Knowledge, String> {
-        let Ok(record) = BalancerRecord::parse(value.as_bytes()) else { return Ok(Knowledge::OfThisStore) };
+    fn check_balancer(&mut self, node: Node, value: &str, (revision, lease): (i64, i64)) -> Result<(), String> {
+        let Ok(record) = BalancerRecord::parse(value.as_bytes()) else { return Ok(()) };
         // A record by hand has no lease or names no process. Announcers take it as it is, and it promises nothing.
-        let Some(instance) = record.instance.filter(|_| lease != 0) else { return Ok(Knowledge::OfThisStore) };
+        let Some(instance) = record.instance.filter(|_| lease != 0) else { return Ok(()) };
         if record.cluster != self.balancers.cluster_id() {
-            return Ok(Knowledge::OfThisStore);
+            return Ok(());
         }
-        let (newest, process) = (record.applied.max(record.seen), (node, instance));
-        if newest >= revision && self.unaware.contains(&process) {
-            // A wiped store has the old cluster id. confgen may renew its record before it has listed the store.
-            return Ok(Knowledge::OfOtherStore);
-        }
-        // A restored store has the record that the process wrote before.
-        if revision > self.listed {
-            self.unaware.remove(&process);
-        }
-        let node = process.0.clone();
+        let newest = record.applied.max(record.seen);
         if newest >= revision {
+            // A wiped store may have the same cluster id, and announcers can't tell.
             return Err(format!("{node} has seen revision {newest}, and writes its record at {revision}"));
         }
-        let before = self.applied.insert(process, record.applied);
+        let before = self.applied.insert((node.clone(), instance), record.applied);
         match before.filter(|before| *before > record.applied) {
             Some(before) => Err(format!("{node} has applied {} after {before}", record.applied)),
-            None => Ok(Knowledge::OfThisStore),
+            None => Ok(()),
         }
     }
 

@@ -42,14 +42,20 @@ struct WantedRecord {
 struct WrittenRecord {
     wanted: WantedRecord,
     lease: LeaseId,
+    /// The revision of the write.
+    revision: i64,
     at: Instant,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum WriteOutcome {
-    Written,
+    /// At this revision.
+    Written(i64),
     /// Another confgen has the key under this lease.
     OwnedByOther(LeaseId),
+    /// The store was wiped or restored, and confgen has not listed it yet. A record with revisions of the store before would
+    /// acknowledge drains that confgen has not seen.
+    OtherStore,
 }
 
 /// The balancer record with whole lists. The stored one is shortened.
@@ -208,24 +214,24 @@ impl RecordKeeper {
 
     async fn write_if_needed(&mut self, wanted: WantedRecord, lease: LeaseId) {
         self.remember_lease(lease).await;
-        let answer = if self.is_in_store(&wanted, lease).await {
-            Ok(WriteOutcome::Written)
-        } else {
-            self.write_record(&wanted.value, lease).await
+        let answer = match self.revision_in_store(&wanted, lease).await {
+            Some(revision) => Ok(WriteOutcome::Written(revision)),
+            None => self.write_record(&wanted.value, lease).await,
         };
         let trouble = match answer {
-            Ok(WriteOutcome::Written) => {
+            Ok(WriteOutcome::Written(revision)) => {
                 if self.last_trouble.take().is_some() {
                     tracing::info!(key = self.key, "balancer record written again");
                 }
                 (self.not_before, self.retries) = (None, new_backoff());
-                self.written = Some(WrittenRecord { wanted, lease, at: Instant::now() });
+                self.written = Some(WrittenRecord { wanted, lease, revision, at: Instant::now() });
                 return;
             }
             Ok(WriteOutcome::OwnedByOther(other)) => format!(
                 "another confgen writes it under the lease {other}; give each balancer a --node of its own. Announcers don't \
                  wait for this one's HAProxy until that lease has ended"
             ),
+            Ok(WriteOutcome::OtherStore) => "the store was wiped or restored, it has to be listed first".to_owned(),
             Err(error) => error.to_string(),
         };
         if self.last_trouble.as_ref() != Some(&trouble) {
@@ -235,21 +241,29 @@ impl RecordKeeper {
         self.not_before = Some(Instant::now() + self.retries.next().unwrap_or(TTL));
     }
 
-    /// True if the store has the record already. An unchanged record is read, not written, so that it makes no new revision.
-    async fn is_in_store(&self, wanted: &WantedRecord, lease: LeaseId) -> bool {
-        if !self.written.as_ref().is_some_and(|written| written.lease == lease && written.wanted == *wanted) {
-            return false;
-        }
+    /// The revision at which the store has the record already. An unchanged record is read, not written, so that it makes no new
+    /// revision.
+    async fn revision_in_store(&self, wanted: &WantedRecord, lease: LeaseId) -> Option<i64> {
+        self.written.as_ref().filter(|written| written.lease == lease && written.wanted == *wanted)?;
         // A failed read counts as absent: the write that follows reports the error.
-        let entry = self.config.client.get(&self.key).await;
-        entry.is_ok_and(|entry| is_stored(entry.as_ref(), &wanted.value, lease.get()))
+        let entry = self.config.client.get(&self.key).await.ok()??;
+        is_stored(Some(&entry), &wanted.value, lease.get()).then_some(entry.mod_revision)
     }
 
     /// Writes the key if it is this balancer's or absent.
     async fn write_record(&self, value: &BalancerRecord, lease: LeaseId) -> Result<WriteOutcome, registry::Error> {
-        let answer = self.put_if(Condition::LeaseIs(self.key.clone(), lease), value, lease).await?;
+        // A restored store may have the lease too, and an earlier record under it.
+        let known = self.written.as_ref().filter(|written| written.lease == lease).map(|written| written.revision);
+        let condition = match known {
+            Some(revision) => Condition::ModRevisionIs(self.key.clone(), revision),
+            None => Condition::LeaseIs(self.key.clone(), lease),
+        };
+        let answer = self.put_if(condition, value, lease).await?;
         if answer.succeeded {
-            return Ok(WriteOutcome::Written);
+            return Ok(WriteOutcome::Written(answer.revision));
+        }
+        if answer.revision < value.seen {
+            return Ok(WriteOutcome::OtherStore);
         }
         let answer = match answer.found.first() {
             None => self.put_if(Condition::Absent(self.key.clone()), value, lease).await?,
@@ -261,7 +275,10 @@ impl RecordKeeper {
             Some(entry) => return Ok(WriteOutcome::OwnedByOther(entry.lease.into())),
         };
         let other = answer.found.first().map_or(0, |entry| entry.lease);
-        Ok(if answer.succeeded { WriteOutcome::Written } else { WriteOutcome::OwnedByOther(other.into()) })
+        Ok(match answer.succeeded {
+            true => WriteOutcome::Written(answer.revision),
+            false => WriteOutcome::OwnedByOther(other.into()),
+        })
     }
 
     async fn put_if(
@@ -357,7 +374,7 @@ mod tests {
             value: BalancerRecord { seen, ..BalancerRecord::default() },
             drains_ended: drained,
         };
-        let written = WrittenRecord { wanted: of(1, 0), lease, at: t };
+        let written = WrittenRecord { wanted: of(1, 0), lease, revision: 1, at: t };
         assert_eq!(next_write_at(None, &of(1, 0), lease, later, later), later);
         assert_eq!(next_write_at(Some(&written), &of(2, 0), lease, later, later), t + AT_MOST_EVERY);
         let long_after = t + 2 * AT_MOST_EVERY;
