@@ -42,15 +42,12 @@ struct WantedRecord {
 struct WrittenRecord {
     wanted: WantedRecord,
     lease: LeaseId,
-    /// The revision of the write.
-    revision: i64,
     at: Instant,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum WriteOutcome {
-    /// At this revision.
-    Written(i64),
+    Written,
     /// Another confgen has the key under this lease.
     OwnedByOther(LeaseId),
     /// The store was wiped or restored, and confgen has not listed it yet. A record with revisions of the store before would
@@ -214,17 +211,18 @@ impl RecordKeeper {
 
     async fn write_if_needed(&mut self, wanted: WantedRecord, lease: LeaseId) {
         self.remember_lease(lease).await;
-        let answer = match self.revision_in_store(&wanted, lease).await {
-            Some(revision) => Ok(WriteOutcome::Written(revision)),
-            None => self.write_record(&wanted.value, lease).await,
+        let answer = if self.is_in_store(&wanted, lease).await {
+            Ok(WriteOutcome::Written)
+        } else {
+            self.write_record(&wanted.value, lease).await
         };
         let trouble = match answer {
-            Ok(WriteOutcome::Written(revision)) => {
+            Ok(WriteOutcome::Written) => {
                 if self.last_trouble.take().is_some() {
                     tracing::info!(key = self.key, "balancer record written again");
                 }
                 (self.not_before, self.retries) = (None, new_backoff());
-                self.written = Some(WrittenRecord { wanted, lease, revision, at: Instant::now() });
+                self.written = Some(WrittenRecord { wanted, lease, at: Instant::now() });
                 return;
             }
             Ok(WriteOutcome::OwnedByOther(other)) => format!(
@@ -241,44 +239,36 @@ impl RecordKeeper {
         self.not_before = Some(Instant::now() + self.retries.next().unwrap_or(TTL));
     }
 
-    /// The revision at which the store has the record already. An unchanged record is read, not written, so that it makes no new
-    /// revision.
-    async fn revision_in_store(&self, wanted: &WantedRecord, lease: LeaseId) -> Option<i64> {
-        self.written.as_ref().filter(|written| written.lease == lease && written.wanted == *wanted)?;
+    /// True if the store has the record already. An unchanged record is read, not written, so that it makes no new revision.
+    async fn is_in_store(&self, wanted: &WantedRecord, lease: LeaseId) -> bool {
+        if !self.written.as_ref().is_some_and(|written| written.lease == lease && written.wanted == *wanted) {
+            return false;
+        }
         // A failed read counts as absent: the write that follows reports the error.
-        let entry = self.config.client.get(&self.key).await.ok()??;
-        is_stored(Some(&entry), &wanted.value, lease.get()).then_some(entry.mod_revision)
+        let entry = self.config.client.get(&self.key).await;
+        entry.is_ok_and(|entry| is_stored(entry.as_ref(), &wanted.value, lease.get()))
     }
 
     /// Writes the key if it is this balancer's or absent.
     async fn write_record(&self, value: &BalancerRecord, lease: LeaseId) -> Result<WriteOutcome, registry::Error> {
-        // A restored store may have the lease too, and an earlier record under it.
-        let known = self.written.as_ref().filter(|written| written.lease == lease).map(|written| written.revision);
-        let condition = match known {
-            Some(revision) => Condition::ModRevisionIs(self.key.clone(), revision),
-            None => Condition::LeaseIs(self.key.clone(), lease),
-        };
-        let answer = self.put_if(condition, value, lease).await?;
-        if answer.succeeded {
-            return Ok(WriteOutcome::Written(answer.revision));
-        }
-        if answer.revision < value.seen {
+        // This writes nothing. It tells how far the store has come, and who has the key.
+        let absent = Condition::Absent(self.key.clone());
+        let look = Txn::new().only_if(absent.clone()).or_get(&self.key);
+        let seen = self.config.client.commit(look).await?;
+        if seen.revision < value.seen {
             return Ok(WriteOutcome::OtherStore);
         }
-        let answer = match answer.found.first() {
-            None => self.put_if(Condition::Absent(self.key.clone()), value, lease).await?,
+        let condition = match seen.found.first() {
+            None => absent,
             // A key without a lease was written by an operator, and would never end.
             Some(entry) if entry.lease == 0 || self.leases.contains(&entry.lease) => {
-                let unchanged = Condition::ModRevisionIs(self.key.clone(), entry.mod_revision);
-                self.put_if(unchanged, value, lease).await?
+                Condition::ModRevisionIs(self.key.clone(), entry.mod_revision)
             }
             Some(entry) => return Ok(WriteOutcome::OwnedByOther(entry.lease.into())),
         };
+        let answer = self.put_if(condition, value, lease).await?;
         let other = answer.found.first().map_or(0, |entry| entry.lease);
-        Ok(match answer.succeeded {
-            true => WriteOutcome::Written(answer.revision),
-            false => WriteOutcome::OwnedByOther(other.into()),
-        })
+        Ok(if answer.succeeded { WriteOutcome::Written } else { WriteOutcome::OwnedByOther(other.into()) })
     }
 
     async fn put_if(
@@ -374,7 +364,7 @@ mod tests {
             value: BalancerRecord { seen, ..BalancerRecord::default() },
             drains_ended: drained,
         };
-        let written = WrittenRecord { wanted: of(1, 0), lease, revision: 1, at: t };
+        let written = WrittenRecord { wanted: of(1, 0), lease, at: t };
         assert_eq!(next_write_at(None, &of(1, 0), lease, later, later), later);
         assert_eq!(next_write_at(Some(&written), &of(2, 0), lease, later, later), t + AT_MOST_EVERY);
         let long_after = t + 2 * AT_MOST_EVERY;
