@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use model::proof::{BUGS, Depth, MODELS, check_bug, check_product, draw, format_line};
+use model::proof::{BUGS, Bug, Depth, MODELS, check_bugs, check_product, draw, format_line};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -18,8 +18,8 @@ fn main() -> ExitCode {
         states += outcome.states;
         let _ = writeln!(out, "{}\n{}", format_line(&outcome), draw(&outcome));
     }
-    for bug in BUGS.into_iter().filter(|bug| is_asked(&format!("{bug:?}"))) {
-        let outcome = check_bug(bug);
+    let bugs: Vec<Bug> = BUGS.into_iter().filter(|bug| is_asked(&format!("{bug:?}"))).collect();
+    for outcome in check_bugs(&bugs) {
         is_proved &= outcome.violation.is_some();
         let _ = writeln!(out, "{}", format_line(&outcome));
         if word.is_some() {

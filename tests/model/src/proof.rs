@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::fmt::{Debug, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use stateright::{Checker, HasDiscoveries, Model};
@@ -184,6 +185,10 @@ fn hash(state: &impl Hash) -> u64 {
     hasher.finish()
 }
 
+fn core_count() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The time limit of a search. A search that reaches it has proved nothing.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -195,7 +200,8 @@ where
     M::Action: Clone + Debug + PartialEq + Send + Sync,
 {
     let begun = Instant::now();
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // One thread finds the same shortest run each time.
+    let threads = if bug.is_some() { 1 } else { core_count() };
     let builder = model.checker().threads(threads).finish_when(HasDiscoveries::Any).timeout(LIMIT);
     let checker = builder.spawn_bfs().join();
     let mut found: Vec<_> = checker.discoveries().into_iter().collect();
@@ -292,6 +298,27 @@ pub fn check_bug(bug: Bug) -> Outcome {
         Bug::ForgetGivenUp => search("slots, a fault", some, Slots::new(ONE_FAULT, some)),
         Bug::FenceByAnswer | Bug::StartLate | Bug::TakeTaken => search("slots, a stop", some, Slots::new(QUIET, some)),
     }
+}
+
+/// The runs of several seeded bugs, in this order. As many run at once as there are cores.
+pub fn check_bugs(bugs: &[Bug]) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..core_count() {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(bug) = bugs.get(at) else { return };
+                    let outcome = check_bug(*bug);
+                    found.lock().unwrap_or_else(PoisonError::into_inner).push((at, outcome));
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.sort_by_key(|(at, _)| *at);
+    found.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// One line of the table.

@@ -113,6 +113,9 @@ struct Seen {
 /// A transaction, and the event that follows if it succeeds.
 type Plan = (Id, Option<CopyEvent>);
 
+/// What a copy decides by: its life, view, lease, the slot that it gave up, and its number.
+type Known = (Life, Id, Option<u8>, Option<i64>, u8);
+
 /// The bounds of a run of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -132,8 +135,8 @@ pub struct Slots {
     etcds: Pool<Etcd>,
     views: Pool<Seen>,
     txns: Pool<Txn>,
-    plans: Memo<(Life, Id, Option<u8>, Option<i64>, u8), Option<Plan>>,
-    events: Memo<(Life, Id, Option<u8>, Option<i64>, u8), Option<CopyEvent>>,
+    plans: Memo<Known, Option<Plan>>,
+    events: Memo<Known, Option<CopyEvent>>,
     writes: Memo<(Id, Id), (Id, Option<i64>)>,
     follows: Memo<(Id, Id), Id>,
 }

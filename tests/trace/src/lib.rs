@@ -297,7 +297,7 @@ impl World {
         (revision, lease): (i64, i64),
     ) -> Result<(), String> {
         self.is_stale = true;
-        self.check_balancer(node, value, (revision, lease))?;
+        self.check_balancer(&node, value, (revision, lease))?;
         let value = value.into();
         // The creation counts only for more than a thousand balancers.
         let entry = Entry { key: key.to_owned(), value, create_revision: 0, mod_revision: revision, lease };
@@ -306,7 +306,7 @@ impl World {
     }
 
     /// Checks a balancer record that confgen has written.
-    fn check_balancer(&mut self, node: Node, value: &str, (revision, lease): (i64, i64)) -> Result<(), String> {
+    fn check_balancer(&mut self, node: &Node, value: &str, (revision, lease): (i64, i64)) -> Result<(), String> {
         let Ok(record) = BalancerRecord::parse(value.as_bytes()) else { return Ok(()) };
         // A record by hand has no lease or names no process. Announcers take it as it is, and it promises nothing.
         let Some(instance) = record.instance.filter(|_| lease != 0) else { return Ok(()) };
