@@ -202,7 +202,7 @@ impl World {
                     Ok(Key::Upstream { service, id, .. }) => {
                         self.put_record(key, (service, id), value, (*revision, *lease))
                     }
-                    Ok(Key::Balancer(node)) => self.put_balancer(node, key, value, (*revision, *lease)),
+                    Ok(Key::Balancer(node)) => self.put_balancer(&node, key, value, (*revision, *lease)),
                     _ => Ok(()),
                 }
             }
@@ -291,13 +291,13 @@ impl World {
 
     fn put_balancer(
         &mut self,
-        node: Node,
+        node: &Node,
         key: &str,
         value: &str,
         (revision, lease): (i64, i64),
     ) -> Result<(), String> {
         self.is_stale = true;
-        self.check_balancer(&node, value, (revision, lease))?;
+        self.check_balancer(node, value, (revision, lease))?;
         let value = value.into();
         // The creation counts only for more than a thousand balancers.
         let entry = Entry { key: key.to_owned(), value, create_revision: 0, mod_revision: revision, lease };
