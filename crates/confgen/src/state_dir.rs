@@ -1,5 +1,5 @@
-//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all, except that the journal and the log of changes grow. This module
-//! doesn't decide what they hold.
+//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all, except that the journal and the log of changes
+//! grow. This module doesn't decide what they hold.
 
 mod atomic_file;
 pub mod change_log;
@@ -76,6 +76,9 @@ const FINGERPRINT: &str = "structure.json";
 
 /// The operator's files as HAProxy accepted them last.
 const OPERATOR: &str = "operator.json";
+
+/// Every generated haproxy.cfg has this, before the generation's id.
+pub(crate) const GENERATED: &str = "setenv CONFGEN_GEN ";
 
 /// 1 GiB, the longest file that is read. Those of a store with some 100,000 keys have 100 MB.
 pub(crate) const LARGEST: u64 = 1 << 30;
@@ -210,9 +213,26 @@ impl StateDir {
 
     /// Renames the staged file to haproxy.cfg. This rename is the only commit.
     pub fn commit(&self, staged: StagedConfig) -> Result<(), Error> {
+        self.keep_foreign_cfg()?;
         // A rename changes nothing of the stamp.
         self.own_cfg.note(Stamp::read(staged.path())?);
         persist_file(staged.file, &self.cfg)
+    }
+
+    /// Keeps a haproxy.cfg that no confgen has written, such as the package's, beside it. The first one that was kept stays.
+    fn keep_foreign_cfg(&self) -> Result<(), Error> {
+        if self.own_cfg.is_at(&self.cfg) || self.read_cfg()?.is_none_or(|text| text.contains(GENERATED)) {
+            return Ok(());
+        }
+        let mut kept = self.cfg.clone().into_os_string();
+        kept.push(".before-confgen");
+        let kept = PathBuf::from(kept);
+        match fs::hard_link(&self.cfg, &kept) {
+            Ok(()) => tracing::warn!(kept = %kept.display(), "haproxy.cfg was not confgen's, and is replaced"),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error("keep the replaced file as", &kept)(error)),
+        }
+        Ok(())
     }
 
     /// Removes the folders of all generations but these.
@@ -361,6 +381,25 @@ mod tests {
         assert!(!own.is_at(&cfg));
         fs::remove_file(&cfg).unwrap();
         assert!(!own.is_at(&cfg));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "an operator writes the files")]
+    fn a_file_of_an_operator_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cfg, kept) = (dir.path().join("haproxy.cfg"), dir.path().join("haproxy.cfg.before-confgen"));
+        let generated = format!("    {GENERATED}0123456789abcdef\n");
+        let write = || {
+            let disk = StateDir::open(&cfg, &dir.path().join("state")).unwrap();
+            disk.commit(disk.stage_config(&rendered("0123456789abcdef", &generated)).unwrap()).unwrap();
+            fs::read_to_string(&kept).ok()
+        };
+        assert_eq!(write(), None, "nothing was there");
+        assert_eq!(write(), None, "the last confgen's");
+        fs::write(&cfg, "by hand\n").unwrap();
+        assert_eq!(write().as_deref(), Some("by hand\n"));
+        fs::write(&cfg, "once more\n").unwrap();
+        assert_eq!(write().as_deref(), Some("by hand\n"), "the first one stays");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use similar::{ChangeTag, TextDiff};
 
 use crate::render::ConfigText;
+use crate::state_dir::GENERATED;
 
 /// The most lines of a difference. A larger one ends with the number of the others.
 const LINES: usize = 60;
@@ -14,9 +15,6 @@ const LONGEST: usize = 200;
 
 /// Two files that differ in thousands of places take longer than this. Then all of what differs counts as replaced.
 const WITHIN: Duration = Duration::from_millis(50);
-
-/// The line with the generation's id, which says nothing of what changed.
-const GENERATION: &str = "setenv CONFGEN_GEN ";
 
 /// The lines that went and came, below the heads of their sections. `None` if the files differ in the generation's id only.
 pub fn compare_configs(before: &ConfigText, after: &ConfigText) -> Option<String> {
@@ -54,8 +52,9 @@ pub fn compare_configs(before: &ConfigText, after: &ConfigText) -> Option<String
     (count > 0).then(|| lines.join("\n"))
 }
 
+/// The lines but for the generation's id, which says nothing of what changed.
 fn list_lines(text: &str) -> Vec<&str> {
-    text.lines().filter(|line| !line.trim_start().starts_with(GENERATION)).collect()
+    text.lines().filter(|line| !line.trim_start().starts_with(GENERATED)).collect()
 }
 
 /// Leaves out the lines that both begin and end with, but for the head of the first section that differs.
