@@ -227,10 +227,11 @@ impl StateDir {
         let mut kept = self.cfg.clone().into_os_string();
         kept.push(".before-confgen");
         let kept = PathBuf::from(kept);
-        match fs::hard_link(&self.cfg, &kept) {
-            Ok(()) => tracing::warn!(kept = %kept.display(), "haproxy.cfg was not confgen's, and is replaced"),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io_error("keep the replaced file as", &kept)(error)),
+        if !kept.exists() {
+            // A copy: the kernel lets nobody link a file of another user.
+            let bytes = regular_file::read(&self.cfg, LARGEST).map_err(io_error("read", &self.cfg))?;
+            replace_file(&kept, &bytes, NEW_MODE)?;
+            tracing::warn!(kept = %kept.display(), "haproxy.cfg was not confgen's, and is replaced");
         }
         Ok(())
     }
