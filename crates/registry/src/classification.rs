@@ -99,6 +99,11 @@ impl Context<'_> {
             code::INVALID_ARGUMENT if LOGIN_REASONS.contains(&reason.as_str()) => {
                 Error::Login { endpoint, operation, user, reason }
             }
+            // The gRPC library's words about an answer of another program, such as HAProxy.
+            code::INTERNAL if reason.contains("invalid compression flag") => {
+                let reason = "the answer is not etcd's; is this etcd's port for clients?".to_owned();
+                Error::Unreachable { endpoint, operation, reason }
+            }
             // A member that can't serve now. Another one may.
             code::CANCELLED | code::UNKNOWN | code::DEADLINE_EXCEEDED | code::INTERNAL | code::UNAVAILABLE => {
                 Error::Unreachable { endpoint, operation, reason }
@@ -177,6 +182,13 @@ mod tests {
             Error::Compacted { .. }
         ));
         assert!(matches!(answered(8, "etcdserver: mvcc: database space exceeded").error, Error::Refused { .. }));
+    }
+
+    #[test]
+    fn an_answer_of_another_program_says_so() {
+        let words = "protocol error: received message with invalid compression flag: 52 (valid flags are 0 and 1)";
+        let failure = answered(13, words);
+        assert!(failure.error.is_unreachable() && failure.error.to_string().contains("is this etcd's port for clients?"));
     }
 
     #[test]
