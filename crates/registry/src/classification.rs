@@ -188,7 +188,9 @@ mod tests {
     fn an_answer_of_another_program_says_so() {
         let words = "protocol error: received message with invalid compression flag: 52 (valid flags are 0 and 1)";
         let failure = answered(13, words);
-        assert!(failure.error.is_unreachable() && failure.error.to_string().contains("is this etcd's port for clients?"));
+        assert!(
+            failure.error.is_unreachable() && failure.error.to_string().contains("is this etcd's port for clients?")
+        );
     }
 
     #[test]

@@ -28,17 +28,17 @@ impl Owners {
         Self(list_owned(desired).map(|(claim, id)| (claim, owner(id))).collect())
     }
 
-    /// Returns an error if a service that is as it was has lost something to another one.
-    pub fn check(&self, desired: &DesiredState) -> Result<(), String> {
+    /// Returns an error if a service that is as it was has lost something to another one. One that has changed may lose it, also if
+    /// it changes back.
+    pub fn check(&mut self, desired: &DesiredState) -> Result<(), String> {
         let settings = settings_by_service(desired);
+        self.0.retain(|_, owner| settings.get(&owner.id.folder_path()) == Some(&owner.settings));
         for (claim, id) in list_owned(desired) {
             let Some(before) = self.0.get(&claim).filter(|owner| owner.id != *id) else { continue };
-            if settings.get(&before.id.folder_path()) == Some(&before.settings) {
-                return Err(format!(
-                    "{claim} belonged to {}, whose keys are unchanged, and now belongs to {id}",
-                    before.id
-                ));
-            }
+            return Err(format!(
+                "{claim} belonged to {}, whose keys are unchanged, and now belongs to {id}",
+                before.id
+            ));
         }
         Ok(())
     }

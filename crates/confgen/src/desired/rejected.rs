@@ -21,7 +21,7 @@ impl DesiredState {
                     // A second rejection is about the last accepted form with the servers of now.
                     now.servers_rejected |= then.rejection.is_some();
                     now.rejection = Some(reason.clone());
-                    now.forget_refused_form(then.desired.as_ref());
+                    now.forget_refused_form(then);
                 }
             });
         }
@@ -90,12 +90,14 @@ impl DesiredState {
 impl ServiceState {
     /// Takes back what counts as good of a form that HAProxy rejects in a file. Otherwise the service would go back to just this form,
     /// HAProxy would reject the file for ever, and no other service would reach it.
-    fn forget_refused_form(&mut self, refused: Option<&Arc<DesiredService>>) {
-        if self.last_in_file.as_ref() == refused {
+    fn forget_refused_form(&mut self, judged: &Self) {
+        // With `servers_rejected` it was the last accepted form, without the routes that others have now.
+        if !judged.servers_rejected && self.last_accepted != judged.desired {
+            return;
+        }
+        if [&self.last_accepted, &judged.desired].contains(&&self.last_in_file) {
             self.last_in_file = None;
         }
-        if self.last_accepted.as_ref() == refused {
-            self.last_accepted = self.last_in_file.clone();
-        }
+        self.last_accepted.clone_from(&self.last_in_file);
     }
 }

@@ -515,6 +515,26 @@ fn a_form_that_runs_and_that_no_file_may_have_is_no_way_back() {
 }
 
 #[test]
+fn a_form_that_runs_is_no_way_back_without_its_routes_either() {
+    let with = |upstream: &str, of_b: &str| {
+        let a = format!("http-services/a/domain a.com\n http-services/a/upstreams/1 {upstream}");
+        topology(&format!("{a}\n http-services/b/domain {of_b}"))
+    };
+    let mut settled = settle(&with("10.0.0.2:80", "b.com"), &LastKnownGood::default(), &Policy::default());
+    settled.mark_running([http("a"), http("b")].iter());
+    // Its keys claim another host now, and b has the one that it served.
+    let moved =
+        "http-services/a/domain z.com\n http-services/a/upstreams/1 10.0.0.2:80\n http-services/b/domain a.com b.com";
+    settled.update_services(&topology(moved), &Changed::All);
+    let culprits: BTreeMap<ServiceId, String> = [(http("a"), "bad".to_owned())].into();
+    for _ in 0..3 {
+        let judged = settled.clone();
+        settled.reject_services(&culprits, &judged);
+    }
+    assert!(settled.service(&http("a")).is_none() && settled.service(&http("b")).is_some());
+}
+
+#[test]
 fn hosts_with_paths_are_bounded() {
     let words = |word: &dyn Fn(usize) -> String| (0..101).map(word).collect::<Vec<_>>().join(" ");
     let (hosts, paths) = (words(&|n| format!("{n}.a.com")), words(&|n| format!("/{n}")));

@@ -6,9 +6,14 @@ use lab::free_address;
 
 use crate::lab::Lab;
 
-fn server(lab: &Lab, backend: &str) -> ServerState {
+/// `None` while the socket's HAProxy has no such backend.
+fn find_server(lab: &Lab, backend: &str) -> Option<ServerState> {
     let state = lab.socket().show_servers_state().unwrap();
-    state.servers.into_iter().find(|server| server.backend == backend).unwrap()
+    state.servers.into_iter().find(|server| server.backend == backend)
+}
+
+fn server(lab: &Lab, backend: &str) -> ServerState {
+    find_server(lab, backend).unwrap()
 }
 
 /// The stats socket's own words; the crate's commands don't change servers.
@@ -34,7 +39,9 @@ fn states_are_kept_and_ports_are_not() {
     };
     lab.configure("second", &more(moved, "check inter 100ms fall 1"));
     lab.ctl_ok(&["restart", "haproxy"]);
-    lab.until("the dead one is down", || server(&lab, "dead").operation == Operation::Stopped);
+    lab.until("the dead one is down", || {
+        find_server(&lab, "dead").is_some_and(|it| it.operation == Operation::Stopped)
+    });
     command(&lab, "set server heavy/s weight 7");
     command(&lab, "set server maint/s state maint");
     command(&lab, "set server drained/s state drain");
