@@ -44,8 +44,8 @@ const TOKEN: &str = "etcd-cluster";
 /// Keys are relative to [`PREFIX`] unless they start with `/`. Each call uses a connection of its own to the first node
 /// that isn't killed.
 ///
-/// A recorder follows the store. If a promise of the protocol was broken, the test fails when this is
-/// dropped. docs/internals/proof.md says what is recorded.
+/// A recorder follows the store. The test fails when this is dropped, if a promise of the protocol was
+/// broken. docs/internals/proof.md lists what the recorder writes down.
 pub struct Etcd {
     /// The first to go, while the nodes answer. `None` if nothing is recorded.
     recorder: Option<Recorder>,
@@ -63,8 +63,8 @@ impl Etcd {
         Self::with_nodes(1, None, &[])
     }
 
-    /// Starts a single node that nothing records, and waits until it answers. A recorder's watch would show among those that
-    /// the test counts.
+    /// Starts a single node without a recorder, and waits until it answers. A test that counts etcd's watches would count the
+    /// recorder's too.
     pub fn unrecorded() -> Self {
         Self::on_ports(free_port(), free_port())
     }

@@ -228,7 +228,7 @@ impl StateDir {
         kept.push(".before-confgen");
         let kept = PathBuf::from(kept);
         if !kept.exists() {
-            // A copy: the kernel lets nobody link a file of another user.
+            // The kernel refuses a hard link to a file of another user, so the content is copied.
             let bytes = regular_file::read(&self.cfg, LARGEST).map_err(io_error("read", &self.cfg))?;
             replace_file(&kept, &bytes, NEW_MODE)?;
             tracing::warn!(kept = %kept.display(), "haproxy.cfg was not confgen's, and is replaced");

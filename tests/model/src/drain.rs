@@ -37,7 +37,7 @@ pub struct Balancer {
     count: Option<Counting>,
     /// The host is gone for good.
     is_retired: bool,
-    /// Somebody has enabled the server by hand, so that no request is promised anything here.
+    /// An operator has enabled the server by hand. The product promises nothing for requests after that.
     is_tampered: bool,
     /// The record in the store, the one that confgen believes to be there, and one on its way that confgen has given up on.
     record: Id,

@@ -62,7 +62,7 @@ fn list_workers(processes: &str) -> Vec<&str> {
     rows.filter(|row| row.get(1) == Some(&"worker")).map(|row| row[0]).collect()
 }
 
-/// The sessions of the servers at an address, those that wait for the server too. `None` if the answer is no table.
+/// The sessions of the servers at an address, with the requests that wait for one of them. `None` if the answer is no table.
 fn parse_sessions(table: &str, address: &str) -> Option<BTreeMap<String, u64>> {
     let mut lines = table.lines();
     let header: Vec<&str> = lines.next()?.strip_prefix("# ")?.split(',').collect();

@@ -52,7 +52,7 @@ pub fn compare_configs(before: &ConfigText, after: &ConfigText) -> Option<String
     (count > 0).then(|| lines.join("\n"))
 }
 
-/// The lines but for the generation's id, which says nothing of what changed.
+/// The lines without the generation's id. It differs in each generation.
 fn list_lines(text: &str) -> Vec<&str> {
     text.lines().filter(|line| !line.trim_start().starts_with(GENERATED)).collect()
 }

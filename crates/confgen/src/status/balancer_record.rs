@@ -251,7 +251,7 @@ impl RecordKeeper {
 
     /// Writes the key if it is this balancer's or absent.
     async fn write_record(&self, value: &BalancerRecord, lease: LeaseId) -> Result<WriteOutcome, registry::Error> {
-        // This writes nothing. It tells how far the store has come, and who has the key.
+        // This transaction writes nothing. It returns the store's revision and the key's lease.
         let absent = Condition::Absent(self.key.clone());
         let look = Txn::new().only_if(absent.clone()).or_get(&self.key);
         let seen = self.config.client.commit(look).await?;
